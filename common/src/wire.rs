@@ -1,0 +1,222 @@
+//! What the agent and the frontend say to each other: paths, headers and JSON bodies of protocol version 1.
+//!
+//! `docs/protocol.md` is the prose. Unknown JSON fields are tolerated on both sides, so that either may be newer; what a
+//! version cannot leave out is not optional here.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, Generation, HostName};
+use crate::seal::SealKey;
+
+/// Paths of the public listener.
+pub mod path {
+    /// `POST`, no client certificate: [`super::EnrolRequest`] → [`super::EnrolResponse`].
+    pub const ENROL: &str = "/api/v1/enrol";
+    /// `POST`: [`super::RenewRequest`] → [`super::EnrolResponse`].
+    pub const RENEW: &str = "/api/v1/renew";
+    /// `GET`: the caller's kickstart.
+    pub const KICKSTART: &str = "/api/v1/kickstart";
+    /// `GET`: the same, under Rocks' own name.
+    pub const KICKSTART_CGI: &str = "/install/sbin/kickstart.cgi";
+    /// `POST`: a [`super::Report`]; answers 204.
+    pub const REPORTS: &str = "/api/v1/reports";
+    /// `GET`, `HEAD`: the RPM mirror; below it `ARCH/repodata/repomd.xml`.
+    pub const MIRROR: &str = "/install/rocks-dist";
+}
+
+/// Header names of our own. Standard ones used beside them: `ETag`, `If-None-Match` (RFC 9110), `Prefer: wait=N`
+/// (RFC 7240), `Retry-After`.
+pub mod header {
+    /// Request and response: the protocol version, [`super::PROTOCOL`].
+    pub const PROTOCOL: &str = "rocks-protocol";
+    /// Response of a kickstart: the host that it is for.
+    pub const HOST: &str = "rocks-host";
+    /// Response of a kickstart: its [`crate::ids::Generation`].
+    pub const GENERATION: &str = "rocks-generation";
+    /// Response of a kickstart: its seal ([`crate::seal`]).
+    pub const SEAL: &str = "rocks-seal";
+}
+
+/// The version of the protocol that this crate speaks.
+pub const PROTOCOL: &str = "1";
+
+/// The longest time, in seconds, that a frontend lets a request wait for a change.
+pub const MAX_WAIT_SECONDS: u32 = 3600;
+
+/// An instance asks to become a host's agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    /// The one-time join token that `rocks add host` gave.
+    pub token: JoinToken,
+    /// A PKCS#10 request (PEM) for the key that the agent made. Its subject is ignored: the token says whose it is.
+    pub csr: String,
+    /// What the instance is, for the administrator's eyes.
+    #[serde(default)]
+    pub facts: Facts,
+}
+
+/// An agent asks for a new certificate under its present one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// A PKCS#10 request (PEM).
+    pub csr: String,
+    /// What the instance is now.
+    #[serde(default)]
+    pub facts: Facts,
+}
+
+/// The identity that an agent works under from now on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrolResponse {
+    /// The host that the instance is.
+    pub host: HostName,
+    /// The client certificate (PEM), valid for client authentication only.
+    pub certificate: String,
+    /// The frontend's CA (PEM), the only one that the agent shall trust.
+    pub ca: String,
+    /// The key that seals kickstarts.
+    pub seal_key: SealKey,
+    /// When the certificate ends.
+    pub not_after: Timestamp,
+}
+
+/// A join token. It is secret: it prints as dots.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JoinToken(pub String);
+
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JoinToken(..)")
+    }
+}
+
+/// What an instance tells of itself. None of it is trusted for more than display.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The agent's version.
+    pub agent: String,
+    /// `uname -m`.
+    pub arch: String,
+    /// `PRETTY_NAME` of os-release.
+    pub os: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// The kernel's boot id: a new one tells a restart.
+    pub boot_id: String,
+}
+
+/// What one converge came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Chosen by the agent, unique: sending a report twice stores it once.
+    pub id: String,
+    /// What the instance is.
+    #[serde(default)]
+    pub facts: Facts,
+    /// The kickstart that was worked on, if one could be fetched and trusted.
+    pub kickstart: Option<Digest>,
+    /// Its generation.
+    pub generation: Option<Generation>,
+    /// When the converge began.
+    pub started: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// Every step of the plan, in order.
+    pub steps: Vec<StepReport>,
+    /// What the administrator should know.
+    pub findings: Vec<Finding>,
+    /// The difference from the kickstart applied before, as a unified diff, cut to a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+}
+
+/// What one converge came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing had to be done.
+    Unchanged,
+    /// Everything planned was done.
+    Converged,
+    /// Some steps failed or were left out because of one that failed; they are retried.
+    Incomplete,
+    /// The kickstart was refused (does not parse, bad seal, older generation): nothing was touched.
+    Refused,
+}
+
+/// What became of one step.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepReport {
+    /// The step's identity in its plan.
+    pub id: String,
+    /// What it does, in one line: `run base/nodes/ssh.xml post.2`.
+    pub title: String,
+    /// Why it was planned.
+    pub reason: String,
+    /// What became of it.
+    pub state: StepState,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// The exit status of its process, if it had one that exited.
+    pub exit_code: Option<i32>,
+    /// The end of what it printed, lossily as UTF-8.
+    pub output_tail: String,
+}
+
+/// What became of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// It was done.
+    Done,
+    /// It was tried and failed.
+    Failed,
+    /// It ran into its time limit.
+    TimedOut,
+    /// An earlier step that it depends on failed.
+    Blocked,
+    /// The agent was killed while it ran; it is run again from its start.
+    Interrupted,
+}
+
+/// Something that the administrator should know, with a stable code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// A stable name: `needs-reprovision`, `bad-seal`, `disk-full`.
+    pub code: String,
+    /// How bad it is.
+    pub severity: crate::diag::Severity,
+    /// What it is about: a command, a package, a node file.
+    pub subject: String,
+    /// What was found, in one line.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// An error body (RFC 9457, `application/problem+json`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Problem {
+    /// A stable name of the problem: `token-refused`.
+    pub code: String,
+    /// What it is, in one line.
+    pub title: String,
+    /// The HTTP status, repeated.
+    pub status: u16,
+    /// This case of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
