@@ -6,6 +6,7 @@
 //! holds it to that. The one effect it has is reading the folders of a roll, in [`roll`], because a roll *is* a folder.
 
 pub mod diag;
+pub mod evr;
 pub mod ids;
 pub mod kickstart;
 pub mod limits;
