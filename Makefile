@@ -1,0 +1,77 @@
+# The commands of the README. Each begins by installing what it needs (packaging/bootstrap.sh), and is quick when nothing is missing.
+#
+#   make demo      the main job, end to end, narrated (root: it boots a container)   DEMO_KEEP=1 leaves it running
+#   make test      all tests; the end-to-end ones need root and are skipped, with a word, without it
+#   make bench     the benchmarks, as tables
+#   make build     release binaries
+#   make packages  RPMs of the release binaries into target/rpm
+#   make install   release binaries, units, graphs under $(DESTDIR)$(PREFIX)
+#   make clean
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export ROCKS_CACHE ?= $(HOME)/.cache/rocks-cloud
+# Where cargo stands when rustup put it there, the tests' own ksvalidator, and the sbin folders that a plain user's PATH lacks.
+export PATH := $(HOME)/.cargo/bin:$(ROCKS_CACHE)/venv/bin:$(PATH):/usr/sbin:/sbin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PREFIX ?= /usr
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+
+.PHONY: help demo test bench build packages install clean bootstrap bootstrap-build fmt lint unit units-check shell-check e2e
+
+help:
+	@sed -n '3,9s/^# \{0,3\}//p' Makefile
+
+bootstrap:
+	@packaging/bootstrap.sh
+
+bootstrap-build:
+	@packaging/bootstrap.sh build
+
+demo: bootstrap
+	@cargo build --locked --quiet -p rocks-server -p rocks-agent -p rocks-tests --bins
+	@$(TARGET)/debug/demo
+
+# The order is from what fails fastest to what takes longest.
+test: bootstrap fmt shell-check units-check lint unit e2e
+
+fmt: bootstrap
+	cargo fmt --all --check
+
+lint: bootstrap
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+unit: bootstrap
+	cargo test --locked --workspace
+
+# The end-to-end tests boot instances; one at a time is kinder to a small machine than the default of one per core.
+e2e: bootstrap
+	cargo build --locked -p rocks-server -p rocks-agent -p rocks-tests --bins
+	ROCKS_E2E=1 cargo test --locked -p rocks-tests --test 'e2e*' -- --test-threads=1
+
+shell-check: bootstrap
+	@if command -v shellcheck >/dev/null; then shellcheck packaging/*.sh .ci/run; else echo 'shellcheck is not here: left out'; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; else echo 'cargo-deny is not here: left out'; fi
+
+units-check:
+	packaging/check-units.sh
+
+bench: bootstrap
+	cargo bench --locked --workspace
+
+build: bootstrap-build
+	cargo build --locked --release -p rocks-server -p rocks-agent --bins
+
+packages: build bootstrap
+	packaging/build-rpm.sh $(TARGET)/release $(TARGET)/rpm
+
+install: build
+	packaging/install.sh all "$(TARGET)/release" "$(DESTDIR)" "$(PREFIX)" "$(UNITDIR)"
+
+clean:
+	cargo clean

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# install.sh WHAT BINDIR DESTDIR [PREFIX [UNITDIR]]: puts one package's files, or all, below DESTDIR.
+# WHAT is agent, server, cli, graphs or all. The RPM's spec, the deb's recipe and `make install` all come here, so that a file list is
+# written once.
+set -euo pipefail
+what=$1 bin=$2 dest=$3 prefix=${4:-/usr} units=${5:-}
+units=${units:-$prefix/lib/systemd/system}
+here=$(cd "$(dirname "$0")" && pwd)
+put() { install -D -m "$1" "$2" "$dest$3"; }
+
+agent() {
+    put 0755 "$bin/rocks-agent" "$prefix/bin/rocks-agent"
+    put 0644 "$here/systemd/rocks-agent.service" "$units/rocks-agent.service"
+    put 0644 "$here/preset/80-rocks-agent.preset" "$prefix/lib/systemd/system-preset/80-rocks-agent.preset"
+    put 0644 "$here/etc/agent.toml" /etc/rocks-agent/agent.toml
+    install -d -m 0755 "$dest$prefix/lib/rocks-agent/config.d" "$dest/etc/rocks-agent/config.d"
+    install -d -m 0700 "$dest/var/lib/rocks-agent"
+}
+server() {
+    put 0755 "$bin/rocks-server" "$prefix/bin/rocks-server"
+    put 0644 "$here/systemd/rocks-server.service" "$units/rocks-server.service"
+    put 0644 "$here/preset/80-rocks-server.preset" "$prefix/lib/systemd/system-preset/80-rocks-server.preset"
+    put 0644 "$here/sysusers.d/rocks.conf" "$prefix/lib/sysusers.d/rocks.conf"
+    put 0644 "$here/tmpfiles.d/rocks.conf" "$prefix/lib/tmpfiles.d/rocks.conf"
+    put 0644 "$here/etc/rocks.toml" /etc/rocks/rocks.toml
+    install -d -m 0755 "$dest$prefix/lib/rocks/config.d" "$dest/etc/rocks/config.d" "$dest/etc/rocks/site-graphs"
+    install -d -m 0750 "$dest/var/lib/rocks"
+}
+cli() {
+    put 0755 "$bin/rocks" "$prefix/bin/rocks"
+    # What the binary can write itself (completions, man pages) is made here rather than kept in the tree.
+    local shell
+    for shell in bash zsh fish; do
+        "$bin/rocks" completions "$shell" >"$here/.generated" 2>/dev/null || continue
+        [ -s "$here/.generated" ] || continue
+        case $shell in
+        bash) put 0644 "$here/.generated" "$prefix/share/bash-completion/completions/rocks" ;;
+        zsh) put 0644 "$here/.generated" "$prefix/share/zsh/site-functions/_rocks" ;;
+        fish) put 0644 "$here/.generated" "$prefix/share/fish/vendor_completions.d/rocks.fish" ;;
+        esac
+    done
+    rm -f "$here/.generated"
+}
+graphs() {
+    install -d -m 0755 "$dest$prefix/share/rocks/graphs"
+    [ -d "$here/../graphs" ] || return 0
+    (cd "$here/../graphs" && find . -type f ! -name '*.rs' -print0) | while IFS= read -r -d '' f; do
+        put 0644 "$here/../graphs/$f" "$prefix/share/rocks/graphs/${f#./}"
+    done
+}
+case $what in
+agent | server | cli | graphs) $what ;;
+all) agent; server; cli; graphs ;;
+*) echo "install.sh: no such package: $what" >&2; exit 2 ;;
+esac
