@@ -5,12 +5,21 @@
 //! process, read the clock or the environment, or depend on systemd, AWS or an HTTP server; `tests/tests/architecture.rs`
 //! holds it to that. The one effect it has is reading the folders of a roll, in [`roll`], because a roll *is* a folder.
 
+pub mod attr;
+pub mod cond;
 pub mod diag;
+pub mod dialect;
 pub mod evr;
+pub mod generate;
+pub mod graph;
 pub mod ids;
 pub mod kickstart;
 pub mod limits;
 pub mod marker;
+pub mod node;
 pub mod plan;
+pub mod profile;
+pub mod roll;
 pub mod seal;
 pub mod wire;
+pub mod xml;
