@@ -6,10 +6,13 @@
 //! holds it to that. The one effect it has is reading the folders of a roll, in [`roll`], because a roll *is* a folder.
 
 pub mod attr;
+pub mod check;
 pub mod cond;
 pub mod diag;
 pub mod dialect;
+pub mod draw;
 pub mod evr;
+pub mod explain;
 pub mod generate;
 pub mod graph;
 pub mod ids;

@@ -126,7 +126,7 @@ impl Reader<'_> {
     /// The conditions of an edge element, alone and together with that of a nested element.
     fn guards(&self, outer: &Parts, inner: Option<&Parts>) -> (Guard, Guard) {
         if !self.dialect.is_original() {
-            let own = strict_guards(outer).and_then(|conds| Ok(Cond::all(conds)));
+            let own = strict_guards(outer).map(Cond::all);
             let whole = strict_guards(outer).and_then(|mut conds| {
                 if let Some(inner) = inner {
                     conds.extend(strict_guards(inner)?);

@@ -96,7 +96,6 @@ impl<'a> OutElement<'a> {
     }
 
     /// Its condition.
-    #[must_use]
     pub fn guard(&self) -> &Guard {
         match &self.guard {
             OutGuard::Known(guard) => guard,

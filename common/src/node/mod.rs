@@ -91,7 +91,6 @@ fn literal_guard(element: &Element) -> Option<[Option<&str>; 4]> {
 }
 
 /// The condition that these four attributes are together.
-#[must_use]
 pub fn make_guard(
     dialect: Dialect,
     arch: Option<&str>,

@@ -17,7 +17,7 @@ pub enum Piece {
     /// Text as it stands.
     Text(String),
     /// A `<file>`, which becomes shell.
-    File(FileTag),
+    File(Box<FileTag>),
 }
 
 /// A `<file>` element.
@@ -334,7 +334,7 @@ impl Sorter<'_> {
                         body: self.body(context, file),
                         at: file.span.as_ref().map_or(0, |span| span.start),
                     };
-                    pieces.push(Piece::File(tag));
+                    pieces.push(Piece::File(Box::new(tag)));
                 }
                 Out::Element(other) => {
                     let message = format!("<{}> cannot stand in <{}>", other.name, element.name);

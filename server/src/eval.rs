@@ -1,0 +1,124 @@
+//! Running the code of `<eval>` elements: code from rolls, on the frontend.
+//!
+//! Only rolls that the administrator trusted get here. The code runs as an unprivileged user when we are root, in a private
+//! copy of the rolls' files, with a clean environment, a time limit and an output limit, and is killed with all that it
+//! started. What it prints is kept, so that one piece of code runs once for a set of rolls and inputs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rocks_common::ids::Digest;
+use rocks_common::node::{EvalFailure, EvalRequest, Evaluator};
+use rocks_common::roll::RollSet;
+use tempfile::TempDir;
+
+use crate::process::{self, Task, TaskError};
+
+/// How long one piece of code may take.
+pub const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How much one piece of code may print.
+pub const OUTPUT_BYTES: usize = 4 << 20;
+
+/// Who may run code, and as whom.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Names of the roll folders whose code may run; none: of all.
+    pub trusted: Option<Vec<String>>,
+    /// User and group to run as; none: as we are.
+    pub identity: Option<(u32, u32)>,
+}
+
+/// Runs code with the files of a set of rolls at hand.
+pub struct Runner {
+    folder: TempDir,
+    policy: Policy,
+    kept: RefCell<HashMap<Digest, Result<String, EvalFailure>>>,
+}
+
+impl Runner {
+    /// A runner for `rolls`: copies their `graphs`, `nodes` and `include` folders into a private one.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn new(rolls: &RollSet, policy: Policy) -> io::Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::Builder::new().prefix("rocks-eval-").tempdir()?;
+        for roll in &rolls.rolls {
+            for part in ["graphs", "nodes", "include"] {
+                copy(&roll.path.join(part), &folder.path().join(part), 0)?;
+            }
+        }
+        // Another user must be able to read it, and nobody to change it.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        Ok(Self { folder, policy, kept: RefCell::new(HashMap::new()) })
+    }
+
+    fn run(&self, request: &EvalRequest<'_>) -> Result<String, EvalFailure> {
+        if self.policy.trusted.as_ref().is_some_and(|trusted| !trusted.iter().any(|roll| roll == request.roll)) {
+            let message =
+                format!("roll `{}` is not trusted to run code; `rocks trust roll {}`", request.roll, request.roll);
+            return Err(EvalFailure(message));
+        }
+        let mut env = vec![
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("LC_ALL", "C.UTF-8"),
+            ("HOME", "/nonexistent"),
+        ];
+        env.extend(request.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let task = Task {
+            program: "/bin/sh",
+            args: &["-c", request.shell],
+            env: &env,
+            folder: self.folder.path(),
+            input: request.body.as_bytes(),
+            identity: self.policy.identity,
+            limit: TIME_LIMIT,
+            output_bytes: OUTPUT_BYTES,
+        };
+        let describe = |error: &TaskError| {
+            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            EvalFailure(format!("the code of <eval> in {}: {error}{cause}", request.file))
+        };
+        // Like the original, what it printed counts, not how it exited: many a real `eval` ends with a failing test.
+        let (output, _) = process::run(&task).map_err(|error| describe(&error))?;
+        String::from_utf8(output)
+            .map_err(|_| EvalFailure("the code of <eval> printed something that is not UTF-8".into()))
+    }
+}
+
+impl Evaluator for Runner {
+    fn eval(&self, request: &EvalRequest<'_>) -> Result<String, EvalFailure> {
+        let mut fields: Vec<&[u8]> = vec![request.shell.as_bytes(), request.body.as_bytes(), request.roll.as_bytes()];
+        for (name, value) in request.variables {
+            fields.extend([name.as_bytes(), value.as_bytes()]);
+        }
+        let key = Digest::of_fields(&fields);
+        if let Some(kept) = self.kept.borrow().get(&key) {
+            return kept.clone();
+        }
+        let result = self.run(request);
+        self.kept.borrow_mut().insert(key, result.clone());
+        result
+    }
+}
+
+fn copy(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
+    if depth > 8 || !from.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()), depth + 1)?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
