@@ -3,7 +3,17 @@
 //! One type for a kickstart travels the whole way: the frontend's generator makes the text, [`parse`](self) reads it, the
 //! plan compares two of them. Nothing is lost in reading: what this crate has no meaning for is kept as written.
 
+mod diff;
+mod parse;
+mod print;
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
+
+pub use diff::unified_diff;
+pub(crate) use parse::option_value;
+pub use parse::{Includes, NoIncludes, parse, split_words};
 
 use crate::ids::Digest;
 use crate::marker::Marker;
@@ -21,6 +31,8 @@ pub struct Kickstart {
     pub scripts: Vec<Script>,
     /// `%addon` and `%anaconda` sections, in order, as written.
     pub others: Vec<OtherSection>,
+    /// `%include` and `%ksappend` lines that were not followed: what they name is made by a `%pre`, or is elsewhere.
+    pub includes: Vec<String>,
 }
 
 /// One command line.

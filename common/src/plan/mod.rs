@@ -4,7 +4,19 @@
 //! clock, no disk, no network. The result is data that can be printed, stored, compared and tested; executing it makes no
 //! choices of its own.
 
+mod inventory;
+mod live;
+mod make;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
+
+pub use inventory::{Installed, Inventory, QUERY_FORMAT};
+pub use make::plan;
 
 use crate::ids::Digest;
 use crate::kickstart::{PackageSpec, ScriptKind};
@@ -239,4 +251,58 @@ pub struct Skipped {
     pub subject: String,
     /// Why.
     pub reason: String,
+}
+
+/// What the agent has applied so far. It is derived from its journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Applied {
+    /// The kickstart that was last applied to its end.
+    pub kickstart: Option<Digest>,
+    /// The commands that were applied: key (`timezone`, `user alice`) → digest of the action.
+    pub commands: BTreeMap<String, String>,
+    /// The script sections that were run to their end.
+    pub scripts: Vec<RanScript>,
+    /// The packages that the agent itself brought in, by name.
+    pub packages: BTreeSet<String>,
+    /// The groups and modules that were installed: they cannot be seen in the package database.
+    pub groups: BTreeSet<String>,
+    /// What only an installer can do, as it was when the machine was made or first seen: command → its lines.
+    pub installer: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// A script section that was run to its end.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RanScript {
+    /// The node file that it is from, if the kickstart said so.
+    pub node: Option<String>,
+    /// Its number there: `post.2`.
+    pub section: Option<String>,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+/// What the administrator of the instance allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Whether packages that the agent installed and the kickstart no longer names are removed.
+    pub remove_packages: bool,
+    /// Node names whose sections are never run on a running machine (the reconfigure-exclusion list).
+    pub exclude_nodes: BTreeSet<String>,
+    /// The frontend's address: a repository below it is reached with the agent's certificate.
+    pub frontend: Option<String>,
+}
+
+impl Default for Policy {
+    /// Nothing is removed; nodes that would break a running cloud instance are left out (rocks-xml 15, option 2).
+    fn default() -> Self {
+        let exclude =
+            ["grub", "grub-client", "bootloader", "partition", "partitions-save", "routes-client", "ifup", "disk"];
+        Self {
+            remove_packages: false,
+            exclude_nodes: exclude.into_iter().map(ToOwned::to_owned).collect(),
+            frontend: None,
+        }
+    }
 }

@@ -1,0 +1,160 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::diag::Source;
+use crate::kickstart::{Kickstart, NoIncludes, parse};
+
+fn read(text: &str) -> Kickstart {
+    let (kickstart, problems) = parse(&Source::new("t.ks", text), &mut NoIncludes);
+    assert!(!problems.has_errors(), "{}", problems.render());
+    kickstart
+}
+
+fn installed(names: &[&str]) -> Inventory {
+    Inventory::parse(
+        &names.iter().map(|n| format!("{n}\u{1f}0\u{1f}1\u{1f}1\u{1f}noarch\u{1f}{n}\u{1e}\n")).collect::<String>(),
+    )
+}
+
+fn titles(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(Step::title).collect()
+}
+
+const MARKED: &str = "# rocks: node=b/nodes/x.xml line=1 section=post.1 digest=0000000000000000000000000000000000000000000000000000000000000000\n";
+
+/// Does the whole plan.
+fn carry_out(applied: &mut Applied, plan: &Plan) -> Inventory {
+    let mut names = Vec::new();
+    for step in &plan.steps {
+        if let Action::Packages(change) = &step.action {
+            names.extend(change.install.iter().map(ToString::to_string));
+        }
+        applied.record(step, &names);
+    }
+    installed(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_plan_has_repositories_packages_commands_scripts_in_this_order() {
+    let kickstart = read(&format!(
+        "url --url=https://fe:8443/install/rocks-dist/x86_64/\ntimezone Etc/UTC --utc\npart / --size=1\nfrobnicate\n\
+         %packages\nvim # v/nodes/v.xml:3\nbash\n@core\n-emacs\n%end\n%pre\nx\n%end\n%post --nochroot\ny\n%end\n%post\n{MARKED}echo\n%end\n"
+    ));
+    let policy = Policy { frontend: Some("https://fe:8443".into()), ..Policy::default() };
+    let plan = plan(&kickstart, &Applied::default(), &installed(&["bash"]), &policy);
+    assert_eq!(
+        titles(&plan),
+        ["use repositories base", "install vim @core", "set the time zone to Etc/UTC", "run b/nodes/x.xml post.1"]
+    );
+    let Action::Repositories(repositories) = &plan.steps[0].action else { panic!() };
+    assert!(repositories[0].frontend);
+    assert_eq!(plan.steps[1].reason, "not installed: vim (v/nodes/v.xml:3), @core");
+    assert_eq!(plan.steps[3].after, [plan.steps[0].id.clone(), plan.steps[1].id.clone()]);
+    assert_eq!(plan.findings.iter().map(|f| f.code.as_str()).collect::<Vec<_>>(), ["unknown-command"]);
+    assert_eq!(plan.skipped.len(), 1);
+}
+
+#[test]
+fn a_section_runs_when_it_is_new_or_changed_and_not_because_it_moved() {
+    let policy = Policy::default();
+    let first = read(&format!("lang a\n%post\n{MARKED}one\n%end\n"));
+    let mut applied = Applied::all_of(&first, &policy);
+    assert!(plan(&first, &applied, &Inventory::default(), &policy).is_empty());
+    let moved = read(&format!(
+        "lang a\n\n\n%post\n{}one\n%end\n",
+        MARKED.replace("line=1", "line=9").replace("post.1", "post.2")
+    ));
+    assert!(plan(&moved, &applied, &Inventory::default(), &policy).is_empty());
+    let changed = read(&format!("lang a\n%post\n{MARKED}two\n%end\n"));
+    let next = plan(&changed, &applied, &Inventory::default(), &policy);
+    assert_eq!(next.steps[0].reason, "b/nodes/x.xml post.1 has changed");
+    carry_out(&mut applied, &next);
+    applied.settle(&changed);
+    // Going back is a change too.
+    assert_eq!(plan(&first, &applied, &Inventory::default(), &policy).steps.len(), 1);
+    let twice = read("lang a\n%post\none\n%end\n%post\none\n%end\n");
+    let steps = plan(&twice, &Applied::default(), &Inventory::default(), &policy).steps;
+    assert_eq!(steps.len(), 3);
+    assert_ne!(steps[1].id, steps[2].id);
+}
+
+#[test]
+fn what_only_an_installer_can_do_is_a_finding_and_excluded_nodes_are_left_out() {
+    let policy = Policy::default();
+    let old = read("part / --size=1\nlang a\n");
+    let applied = Applied::all_of(&old, &policy);
+    let new = read(&format!("part / --size=2\nlang a\n%post\n{}x\n%end\n", MARKED.replace("x.xml", "extend-grub.xml")));
+    let plan = plan(&new, &applied, &Inventory::default(), &policy);
+    assert!(plan.is_empty());
+    assert_eq!(plan.findings[0].code, "needs-reprovision");
+    assert!(plan.skipped[0].reason.contains("exclusion list"));
+}
+
+#[test]
+fn only_what_the_agent_installed_is_removed_and_only_by_policy() {
+    let applied = Applied { packages: ["vim".to_owned(), "tmux".to_owned()].into(), ..Applied::default() };
+    let kickstart = read("lang a\n%packages\ntmux\n%end\n");
+    let there = installed(&["vim", "tmux", "bash"]);
+    let keep = plan(&kickstart, &applied, &there, &Policy::default());
+    assert_eq!(titles(&keep), ["set the language to a"]);
+    assert_eq!(keep.skipped.len(), 1);
+    let remove = plan(&kickstart, &applied, &there, &Policy { remove_packages: true, ..Policy::default() });
+    assert_eq!(titles(&remove)[0], "remove vim");
+}
+
+#[test]
+fn passwords_are_not_in_what_people_see() {
+    let kickstart = read("rootpw --iscrypted $6$secret\nuser --name=a --password=secret\n");
+    let plan = plan(&kickstart, &Applied::default(), &Inventory::default(), &Policy::default());
+    assert!(!plan.render().contains("secret") && !format!("{plan:?}").contains("secret"));
+}
+
+fn kickstarts() -> impl Strategy<Value = String> {
+    let line = prop_oneof![
+        "lang [ab]",
+        "timezone [AB]",
+        "rootpw [ab]",
+        "services --enabled=[ab]",
+        "user --name=[ab] --uid=[12]",
+        "url --url=http://[ab]/",
+        "part / --size=[12]",
+        "network --hostname=[ab]",
+        "selinux --permissive",
+        "firewall --port=[12]:tcp",
+        "sshkey --username=root \"[ab] k\"",
+        "group --name=[ab]"
+    ];
+    let script = "[ab]".prop_map(|body| format!("%post\n{body}\n%end"));
+    let marked = ("[12]", "[ab]")
+        .prop_map(|(n, body)| format!("%post\n{}{body}\n%end", MARKED.replace("post.1", &format!("post.{n}"))));
+    let packages =
+        proptest::collection::vec("-?[abc]", 0..4).prop_map(|p| format!("%packages\n{}\n%end", p.join("\n")));
+    proptest::collection::vec(prop_oneof![line, script, marked, packages], 0..12)
+        .prop_map(|lines| format!("lang x\n{}\n", lines.join("\n")))
+}
+
+proptest! {
+    #[test]
+    fn what_was_done_is_not_planned_again(a in kickstarts(), b in kickstarts()) {
+        let policy = Policy::default();
+        let mut applied = Applied::default();
+        let mut there = Inventory::default();
+        for text in [&a, &b] {
+            let kickstart = read(text);
+            let first = plan(&kickstart, &applied, &there, &policy);
+            prop_assert_eq!(&plan(&kickstart, &applied, &there, &policy), &first);
+            let mut ids: Vec<_> = first.steps.iter().map(|s| &s.id).collect();
+            ids.sort();
+            ids.dedup();
+            prop_assert_eq!(ids.len(), first.steps.len());
+            let more = carry_out(&mut applied, &first);
+            if applied.scripts.len() % 2 == 0 {
+                applied.settle(&kickstart);
+            }
+            let names: Vec<&str> = there.names().chain(more.names()).collect();
+            there = installed(&names);
+            let again = plan(&kickstart, &applied, &there, &policy);
+            prop_assert!(again.is_empty(), "{}\n{}", text, again.render());
+        }
+    }
+}
