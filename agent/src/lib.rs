@@ -1,1 +1,20 @@
-//! x
+//! The agent: keeps a running instance as its kickstart says.
+//!
+//! One turn is fetch, observe, plan, execute, report ([`converge`]); [`service`] repeats it. Deciding is done in
+//! `rocks_common::plan`, which touches nothing; [`execute`] does what was decided and decides nothing; the [`journal`] knows what was
+//! done whatever happens in between.
+
+pub mod cli;
+pub mod config;
+pub mod converge;
+pub mod execute;
+pub mod fetch;
+pub mod files;
+pub mod identity;
+pub mod journal;
+pub mod observe;
+pub mod output;
+pub mod process;
+pub mod service;
+pub mod status;
+pub mod tls;

@@ -60,6 +60,11 @@ impl Inventory {
         inventory
     }
 
+    /// Takes note that the file `path` is there; its package is not known.
+    pub fn add_path(&mut self, path: &str) {
+        self.provides.entry(path.to_owned()).or_default();
+    }
+
     /// How many packages there are.
     #[must_use]
     pub fn len(&self) -> usize {

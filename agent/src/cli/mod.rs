@@ -1,0 +1,97 @@
+//! The command line of `rocks-agent`.
+
+mod check;
+mod online;
+mod plan;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::Config;
+use crate::output::{self, Output};
+
+/// Keeps this machine as its kickstart says.
+#[derive(Debug, Parser)]
+#[command(name = "rocks-agent", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    /// The machine to work on
+    #[arg(long, value_name = "DIR", default_value = "/", global = true)]
+    root: PathBuf,
+    /// Where the agent keeps its state (default: ROOT/var/lib/rocks-agent)
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    /// A configuration file instead of the usual ones
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Human, global = true)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Human,
+    /// One JSON document
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run as a service: wait for changes and apply them
+    Run,
+    /// One turn: fetch, plan, execute, report (0 done, 3 not converged, 75 frontend not reached)
+    Converge,
+    /// Say what would be done and why (0 nothing, 2 changes, 1 failure)
+    Plan(plan::Args),
+    /// Show the state, the last converge and what is in the way (0 converged, 3 not)
+    Status,
+    /// Become a host's agent
+    Enrol {
+        /// The join document that `rocks add host` printed
+        #[arg(long, value_name = "FILE")]
+        join: Option<PathBuf>,
+    },
+    /// Read a kickstart and print what is wrong with it
+    Check(check::Args),
+}
+
+/// Runs the program with these arguments.
+pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let text = error.render().to_string();
+            if error.use_stderr() {
+                output.message(&text);
+                return output::USAGE.into();
+            }
+            return output.data(&text, output::OK).into();
+        }
+    };
+    if let Command::Check(args) = &cli.command {
+        return check::run(args, cli.output, output).into();
+    }
+    let config = match Config::load(&cli.root, cli.state_dir.as_deref(), cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            output.message(&format!("error: {error}\n"));
+            return output::FAILED.into();
+        }
+    };
+    let code = match cli.command {
+        Command::Check(_) => output::USAGE,
+        Command::Plan(args) => plan::run(&args, config, cli.output, output),
+        Command::Status => online::status(&config, cli.output, output),
+        Command::Enrol { join } => online::enrol(&config, join.as_deref(), output),
+        Command::Converge => online::converge(config, cli.output, output),
+        Command::Run => online::run(config, output),
+    };
+    code.into()
+}

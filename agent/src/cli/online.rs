@@ -1,0 +1,174 @@
+//! Commands that need the machine's own state, and mostly its frontend.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use rocks_common::wire::Outcome;
+
+use super::{Format, plan};
+use crate::config::Config;
+use crate::converge::{self, Turn};
+use crate::fetch::FetchError;
+use crate::identity::{self, IdentityError};
+use crate::journal::Journal;
+use crate::output::{self, Output};
+use crate::process::System;
+use crate::service::{self, Agent, ServiceError};
+use crate::status::{Status, render_steps};
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs `work` on a runtime of one thread.
+fn block<T>(output: &mut Output<'_>, work: impl Future<Output = T>) -> Result<T, u8> {
+    match runtime() {
+        Ok(runtime) => Ok(runtime.block_on(work)),
+        Err(error) => {
+            output.message(&format!("error: {error}\n"));
+            Err(output::FAILED)
+        }
+    }
+}
+
+fn failure(error: &ServiceError, output: &mut Output<'_>) -> u8 {
+    output.message(&format!("error: {error}\n"));
+    match error {
+        ServiceError::Fetch(FetchError::Network { .. })
+        | ServiceError::Identity(IdentityError::Fetch(FetchError::Network { .. })) => output::TEMPORARY,
+        ServiceError::Identity(IdentityError::NotEnrolled) => {
+            output.message("hint: rocks-agent enrol --join FILE, with what `rocks add host` printed\n");
+            output::FAILED
+        }
+        _ => output::FAILED,
+    }
+}
+
+pub(super) fn status(config: &Config, format: Format, output: &mut Output<'_>) -> u8 {
+    let status = Status::load(&config.state);
+    let text = match format {
+        Format::Human => status.render(),
+        Format::Json => serde_json::json!({"api_version": "rocks/v1", "status": status}).to_string() + "\n",
+    };
+    output.data(&text, status.code())
+}
+
+pub(super) fn enrol(config: &Config, join: Option<&Path>, output: &mut Output<'_>) -> u8 {
+    let work = async {
+        match join {
+            None => service::identity(config).await,
+            Some(path) => {
+                let join = identity::read_join(path)?;
+                identity::enrol(&config.state, &join, identity::facts(&config.root), Timestamp::now()).await
+            }
+        }
+    };
+    match block(output, work) {
+        Ok(Ok(identity)) => {
+            let text = format!(
+                "enrolled as {} at {}, certificate until {}\n",
+                identity.host, identity.frontend, identity.not_after
+            );
+            output.data(&text, output::OK)
+        }
+        Ok(Err(error)) => failure(&error.into(), output),
+        Err(code) => code,
+    }
+}
+
+pub(super) fn converge(config: Config, format: Format, output: &mut Output<'_>) -> u8 {
+    let work = async {
+        let mut agent = Agent::open(config).await?;
+        let turned = agent.turn(0, true).await?;
+        agent.keep_status(&turned, None);
+        if let Some(report) = &turned.report {
+            agent.tell_frontend(report).await;
+        }
+        Ok::<_, ServiceError>(turned)
+    };
+    let turned = match block(output, work) {
+        Ok(Ok(turned)) => turned,
+        Ok(Err(error)) => return failure(&error, output),
+        Err(code) => return code,
+    };
+    let mut code = match turned.report.as_ref().map(|report| report.outcome) {
+        Some(Outcome::Unchanged | Outcome::Converged) => output::OK,
+        Some(Outcome::Incomplete | Outcome::Refused) => output::NOT_CONVERGED,
+        None => output::FAILED,
+    };
+    if let Some(error) = &turned.error {
+        output.message(&format!("error: {error}\n"));
+        if matches!(error, FetchError::Network { .. }) {
+            code = output::TEMPORARY;
+        }
+    }
+    let Some(report) = &turned.report else { return code };
+    let text = match format {
+        Format::Json => serde_json::json!({"api_version": "rocks/v1", "report": report}).to_string() + "\n",
+        Format::Human => {
+            let mut text = report.diff.clone().unwrap_or_default();
+            text.push_str(&render_steps(report));
+            text + match report.outcome {
+                Outcome::Unchanged => "nothing to do\n",
+                Outcome::Converged => "converged\n",
+                Outcome::Incomplete => "not converged\n",
+                Outcome::Refused => "refused\n",
+            }
+        }
+    };
+    output.data(&text, code)
+}
+
+pub(super) fn plan(config: Config, diff: bool, format: Format, output: &mut Output<'_>) -> u8 {
+    let work = async {
+        let identity = service::identity(&config).await?;
+        let known = crate::fetch::Known {
+            digest: None,
+            generation: rocks_common::ids::Generation::default(),
+            host: identity.host.clone(),
+            seal_key: identity.seal_key,
+        };
+        let fetched = identity.client()?.kickstart(&known, 0).await?;
+        Ok::<_, ServiceError>((identity, fetched))
+    };
+    let (identity, fetched) = match block(output, work) {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(error)) => return failure(&error, output),
+        Err(code) => return code,
+    };
+    let Some(fetched) = fetched else { return output::FAILED };
+    let mut config = config;
+    config.policy.frontend = Some(identity.frontend.clone());
+    let source = rocks_common::diag::Source::new("kickstart", fetched.text.as_str());
+    let (desired, problems) = rocks_common::kickstart::parse(&source, &mut converge::RootIncludes(&config.root));
+    if problems.has_errors() {
+        output.message(&problems.render());
+        return output::FAILED;
+    }
+    let applied = match Journal::open(&config.state) {
+        Ok(journal) => journal.state().applied.clone(),
+        Err(error) => return failure(&error.into(), output),
+    };
+    let turn = Turn { config: &config, processes: &System, mirror: None, facts: identity::facts(&config.root) };
+    match turn.plan(&desired, &applied) {
+        Ok(made) => {
+            let old = std::fs::read_to_string(config.state.join("applied.ks")).unwrap_or_default();
+            let diff = if diff { rocks_common::kickstart::unified_diff(&old, &fetched.text) } else { None };
+            plan::show(&made, diff.as_deref(), format, output)
+        }
+        Err(error) => {
+            output.message(&format!("error: {error}\n"));
+            output::FAILED
+        }
+    }
+}
+
+pub(super) fn run(config: Config, output: &mut Output<'_>) -> u8 {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ROCKS_LOG").unwrap_or_else(|_| "info".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+    match block(output, service::run(config)) {
+        Ok(Ok(())) => output::OK,
+        Ok(Err(error)) => failure(&error, output),
+        Err(code) => code,
+    }
+}

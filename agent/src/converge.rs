@@ -1,0 +1,247 @@
+//! One turn: observe, plan, execute, and what came of it as a report.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use rocks_common::diag::{Severity, Source};
+use rocks_common::ids::{Digest, Generation};
+use rocks_common::kickstart::{self, Includes, Kickstart, unified_diff};
+use rocks_common::limits;
+use rocks_common::plan::{Applied, Inventory, Plan, plan};
+use rocks_common::wire::{Facts, Finding, Outcome, Report, StepReport, StepState};
+
+use crate::config::Config;
+use crate::execute::{Executor, MirrorIdentity};
+use crate::fetch::Fetched;
+use crate::journal::{Journal, JournalError};
+use crate::process::Processes;
+use crate::{files, observe};
+
+/// Follows `%include` of files below `root`.
+pub struct RootIncludes<'r>(pub &'r Path);
+
+impl Includes for RootIncludes<'_> {
+    fn include(&mut self, name: &str) -> Option<Source> {
+        let inside = name.strip_prefix('/').unwrap_or(name);
+        if inside.split('/').any(|part| part == "..") || name.contains("://") {
+            return None;
+        }
+        let path = self.0.join(inside);
+        let bytes = files::read(&path, limits::KICKSTART_BYTES).ok()??;
+        Some(Source::new(name, String::from_utf8(bytes).ok()?))
+    }
+}
+
+/// What one turn needs.
+pub struct Turn<'t> {
+    /// The configuration.
+    pub config: &'t Config,
+    /// Starts processes.
+    pub processes: &'t dyn Processes,
+    /// How the frontend's mirror is reached.
+    pub mirror: Option<MirrorIdentity>,
+    /// What the instance is.
+    pub facts: Facts,
+}
+
+/// The kickstart to become, with what vouches for it.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// Its text.
+    pub text: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+impl From<Fetched> for Desired {
+    fn from(fetched: Fetched) -> Self {
+        Self { text: fetched.text, digest: fetched.digest, generation: fetched.generation }
+    }
+}
+
+/// Where the accepted kickstart is kept.
+#[must_use]
+pub fn desired_path(state: &Path) -> PathBuf {
+    state.join("desired.ks")
+}
+
+fn applied_path(state: &Path) -> PathBuf {
+    state.join("applied.ks")
+}
+
+/// The kickstart accepted last, if it is still the one that the journal knows.
+#[must_use]
+pub fn kept(config: &Config, journal: &Journal) -> Option<Desired> {
+    let state = journal.state();
+    let bytes = files::read(&desired_path(&config.state), limits::KICKSTART_BYTES).ok()??;
+    let digest = Digest::of(&bytes);
+    (state.accepted == Some(digest)).then_some(())?;
+    Some(Desired { text: String::from_utf8(bytes).ok()?, digest, generation: state.generation })
+}
+
+/// Takes a kickstart as the one to become. It must be one; else the report says what is wrong, and nothing was touched.
+///
+/// # Errors
+/// It could not be kept.
+pub fn accept(
+    turn: &Turn<'_>,
+    journal: &mut Journal,
+    desired: &Desired,
+) -> Result<Result<(), Box<Report>>, JournalError> {
+    let source = Source::new("kickstart", desired.text.as_str());
+    let (_, problems) = kickstart::parse(&source, &mut RootIncludes(&turn.config.root));
+    if problems.has_errors() {
+        let findings = problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .take(20)
+            .map(|problem| Finding {
+                code: format!("kickstart-{}", problem.code),
+                severity: Severity::Error,
+                subject: problem.place.as_ref().map_or_else(|| "kickstart".to_owned(), ToString::to_string),
+                message: problem.message.clone(),
+                hint: problem.hint.clone(),
+            })
+            .collect();
+        let mut report = turn.report(Some(desired), Outcome::Refused, findings);
+        report.outcome = Outcome::Refused;
+        return Ok(Err(Box::new(report)));
+    }
+    let path = desired_path(&turn.config.state);
+    files::write(&path, desired.text.as_bytes(), 0o600).map_err(|source| JournalError::Io { path, source })?;
+    journal.accepted(desired.generation, desired.digest)?;
+    Ok(Ok(()))
+}
+
+impl Turn<'_> {
+    /// A report with nothing done.
+    #[must_use]
+    pub fn report(&self, desired: Option<&Desired>, outcome: Outcome, findings: Vec<Finding>) -> Report {
+        let started = Timestamp::now();
+        let nonce = format!("{started} {} {findings:?}", self.facts.boot_id);
+        Report {
+            id: Digest::of(nonce.as_bytes()).short(),
+            facts: self.facts.clone(),
+            kickstart: desired.map(|d| d.digest),
+            generation: desired.map(|d| d.generation),
+            started,
+            duration_ms: 0,
+            outcome,
+            steps: Vec::new(),
+            findings,
+            diff: None,
+        }
+    }
+
+    /// What would be done.
+    ///
+    /// # Errors
+    /// What is installed cannot be told.
+    pub fn plan(&self, kickstart: &Kickstart, applied: &Applied) -> Result<Plan, observe::ObserveError> {
+        let config = self.config;
+        let cache = config.state.join("inventory.json");
+        // Without packages to look for, nobody has to be asked.
+        let mut inventory = if kickstart.packages.install.is_empty() && applied.packages.is_empty() {
+            Inventory::default()
+        } else {
+            observe::packages(&config.root, config.state.is_dir().then_some(&*cache), self.processes)?
+        };
+        observe::add_paths(&config.root, kickstart, &mut inventory);
+        Ok(plan(kickstart, applied, &inventory, &config.policy))
+    }
+
+    /// Becomes what `desired` says.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn run(
+        &self,
+        journal: &mut Journal,
+        desired: &Desired,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Report, JournalError> {
+        let clock = Instant::now();
+        let mut report = self.report(Some(desired), Outcome::Unchanged, Vec::new());
+        let mut interrupted = None;
+        if let Some(step) = journal.state().open.clone() {
+            journal.ended(&step.id.0, StepState::Interrupted, Vec::new())?;
+            interrupted = Some(StepReport {
+                id: step.id.0.clone(),
+                title: step.title(),
+                reason: step.reason.clone(),
+                state: StepState::Interrupted,
+                duration_ms: 0,
+                exit_code: None,
+                output_tail: String::new(),
+            });
+        }
+        if journal.damaged() {
+            report.findings.push(Finding {
+                code: "journal-damaged".into(),
+                severity: Severity::Error,
+                subject: "journal".into(),
+                message: "a part of the journal was changed and is not trusted; steps recorded there may be done again"
+                    .into(),
+                hint: Some("the old file is kept as journal.damaged; check the disk".into()),
+            });
+        }
+        let source = Source::new("kickstart", desired.text.as_str());
+        let (kickstart, _) = kickstart::parse(&source, &mut RootIncludes(&self.config.root));
+        let state = &self.config.state;
+        // An image that was made from a kickstart brings it along: then that is what is applied.
+        if journal.state().applied == Applied::default() {
+            let image = self.config.root.join("etc/rocks-agent/applied.ks");
+            if let Ok(Some(bytes)) = files::read(&image, limits::KICKSTART_BYTES) {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let (made_of, problems) =
+                    kickstart::parse(&Source::new("applied.ks", text), &mut RootIncludes(&self.config.root));
+                if !problems.has_errors() {
+                    journal.settled(Applied::all_of(&made_of, &self.config.policy))?;
+                }
+            }
+        }
+        let plan = match self.plan(&kickstart, &journal.state().applied) {
+            Ok(plan) => plan,
+            Err(error) => {
+                report.outcome = Outcome::Incomplete;
+                report.findings.push(Finding {
+                    code: "packages-unknown".into(),
+                    severity: Severity::Error,
+                    subject: "rpm".into(),
+                    message: error.to_string(),
+                    hint: None,
+                });
+                return Ok(report);
+            }
+        };
+        report.findings.extend(plan.findings.iter().cloned());
+        let before = files::read(&applied_path(state), limits::KICKSTART_BYTES).ok().flatten();
+        let before = before.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        if !plan.is_empty() {
+            report.diff = unified_diff(before.as_deref().unwrap_or(""), &desired.text);
+        }
+        let executor = Executor { config: self.config, processes: self.processes, mirror: self.mirror.clone() };
+        let executed = executor.run(&plan, journal, progress)?;
+        report.outcome = match (plan.is_empty(), executed.complete) {
+            (true, _) => Outcome::Unchanged,
+            (false, true) => Outcome::Converged,
+            (false, false) => Outcome::Incomplete,
+        };
+        if executed.complete {
+            let mut applied = journal.state().applied.clone();
+            applied.settle(&kickstart);
+            journal.settled(applied)?;
+            if before.as_deref() != Some(&desired.text) {
+                // For the next difference to show; what counts is the journal.
+                let _ = files::write(&applied_path(state), desired.text.as_bytes(), 0o600);
+            }
+        }
+        report.steps = interrupted.into_iter().chain(executed.steps).collect();
+        report.findings.extend(executed.findings);
+        report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(report)
+    }
+}

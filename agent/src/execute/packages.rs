@@ -1,0 +1,158 @@
+//! Repositories and packages, through whatever package manager there is.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rocks_common::diag::Severity;
+use rocks_common::plan::{PackageChange, Repository, RepositoryLocation};
+
+use super::{Executor, Outcome, finding};
+use crate::process::{Task, is_there};
+use crate::{files, observe};
+
+/// The file that holds our repositories; all others stay as they are, and are not used by the agent.
+const REPO_FILE: &str = "etc/yum.repos.d/rocks.repo";
+/// The package managers, the preferred first.
+const MANAGERS: [&str; 4] = ["dnf5", "dnf", "microdnf", "yum"];
+
+impl Executor<'_> {
+    pub(super) fn repositories(&self, repositories: &[Repository]) -> Outcome {
+        let mut text = String::from("# Written by rocks-agent from the kickstart. Changes are lost.\n");
+        for repository in repositories {
+            text.push_str(&self.repository(repository));
+        }
+        match files::write(&self.config.root.join(REPO_FILE), text.as_bytes(), 0o644) {
+            Ok(()) => Outcome::default(),
+            Err(error) => Outcome::failure(format!("{REPO_FILE}: {error}\n")),
+        }
+    }
+
+    fn repository(&self, repository: &Repository) -> String {
+        let (key, address) = match &repository.location {
+            RepositoryLocation::BaseUrl(url) => ("baseurl", url),
+            RepositoryLocation::MirrorList(url) => ("mirrorlist", url),
+            RepositoryLocation::Metalink(url) => ("metalink", url),
+        };
+        // A line end in a value would begin a new setting.
+        let clean = |text: &str| text.replace(['\n', '\r'], " ");
+        let mut text =
+            format!("\n[rocks-{id}]\nname=Rocks {id}\n{key}={}\nenabled=1\n", clean(address), id = repository.id);
+        text.push_str(&format!("gpgcheck={}\n", u8::from(self.config.gpgcheck)));
+        if !self.config.gpgkeys.is_empty() {
+            text.push_str(&format!("gpgkey={}\n", clean(&self.config.gpgkeys.join(" "))));
+        }
+        if let Some(cost) = repository.cost {
+            text.push_str(&format!("cost={cost}\n"));
+        }
+        for (key, list) in [("excludepkgs", &repository.exclude), ("includepkgs", &repository.include)] {
+            if !list.is_empty() {
+                text.push_str(&format!("{key}={}\n", clean(&list.join(","))));
+            }
+        }
+        if let Some(proxy) = &repository.proxy {
+            text.push_str(&format!("proxy={}\n", clean(proxy)));
+        }
+        if repository.no_verify_tls {
+            text.push_str("sslverify=0\n");
+        }
+        if let (true, Some(mirror)) = (repository.frontend, &self.mirror) {
+            text.push_str(&format!(
+                "sslverify=1\nsslcacert={}\nsslclientcert={}\nsslclientkey={}\nmetadata_expire=1\n",
+                mirror.ca.display(),
+                mirror.certificate.display(),
+                mirror.key.display()
+            ));
+        }
+        text
+    }
+
+    pub(super) fn packages(&self, change: &PackageChange) -> Outcome {
+        let root = &self.config.root;
+        let tools = if self.is_live() { root.as_path() } else { Path::new("/") };
+        let Some(manager) = MANAGERS.into_iter().find(|name| is_there(tools, name)) else {
+            return Outcome::failure(format!("none of {} is here\n", MANAGERS.join(", ")));
+        };
+        let before = observe::packages(root, None, self.processes);
+        let mut common = vec!["-y".to_owned(), "--disablerepo=*".to_owned(), "--enablerepo=rocks-*".to_owned()];
+        if !self.is_live() {
+            common.push(format!("--installroot={}", root.display()));
+        }
+        let mut outcome = Outcome::default();
+        if !change.install.is_empty() {
+            let mut args = common.clone();
+            args.extend(change.exclude.iter().map(|spec| format!("--exclude={spec}")));
+            if change.exclude_weak {
+                args.push("--setopt=install_weak_deps=0".to_owned());
+            }
+            if change.ignore_missing {
+                args.push(if manager == "dnf5" { "--skip-unavailable" } else { "--setopt=strict=0" }.to_owned());
+            }
+            args.push("install".to_owned());
+            args.push("--".to_owned());
+            args.extend(change.install.iter().map(ToString::to_string));
+            if manager == "microdnf" {
+                args.retain(|arg| arg != "--");
+            }
+            outcome = self.manage(manager, "install", args);
+        }
+        if !outcome.failed && !change.remove.is_empty() {
+            let mut args = common;
+            args.extend(["remove".to_owned(), "--".to_owned()]);
+            args.extend(change.remove.iter().cloned());
+            let removed = self.manage(manager, "remove", args);
+            outcome = Outcome { output: outcome.output + &removed.output, ..removed };
+        }
+        // Even a failed transaction may have brought something in.
+        if let (Ok(before), Ok(after)) = (before, observe::packages(root, None, self.processes)) {
+            let had: std::collections::HashSet<&str> = before.names().collect();
+            outcome.installed = after.names().filter(|name| !had.contains(name)).map(ToOwned::to_owned).collect();
+            for spec in &change.install {
+                if !outcome.failed && after.has(spec) == Some(false) {
+                    let message = "no repository has it".to_owned();
+                    outcome.findings.push(finding(
+                        "package-missing",
+                        Severity::Warning,
+                        &spec.to_string(),
+                        message,
+                        None,
+                    ));
+                }
+            }
+        }
+        outcome
+    }
+
+    fn manage(&self, manager: &str, unit: &str, args: Vec<String>) -> Outcome {
+        let task =
+            Task { args, ..Task::new(manager, &[]) }.limit(Duration::from_secs(self.config.package_limit_seconds));
+        match self.run_outside(unit, task) {
+            Ok(finished) => {
+                let mut outcome = Outcome::of(&finished);
+                if outcome.failed {
+                    let last = outcome
+                        .output
+                        .lines()
+                        .rev()
+                        .find(|line| !line.trim().is_empty())
+                        .unwrap_or("it failed")
+                        .to_owned();
+                    let code =
+                        if last.contains("No space left") || outcome.output.contains("needed on the / filesystem") {
+                            "disk-full"
+                        } else {
+                            "packages-failed"
+                        };
+                    outcome.findings.push(finding(
+                        code,
+                        Severity::Error,
+                        manager,
+                        last,
+                        Some("nothing was installed; it is tried again"),
+                    ));
+                }
+                outcome
+            }
+            Err(error) => Outcome::failure(format!("{manager}: {error}\n")),
+        }
+    }
+}

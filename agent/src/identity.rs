@@ -1,0 +1,223 @@
+//! Who the agent is: a key that never leaves the instance, and the certificate that the frontend gave for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rocks_common::ids::HostName;
+use rocks_common::seal::SealKey;
+use rocks_common::wire::{EnrolRequest, EnrolResponse, Facts, JoinToken, RenewRequest};
+use serde::{Deserialize, Serialize};
+
+use crate::fetch::{Client, FetchError};
+use crate::{files, tls};
+
+/// What an instance is given to become a host's agent.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Join {
+    /// The frontend's address.
+    pub frontend: String,
+    /// The one-time token.
+    pub token: JoinToken,
+    /// The frontend's CA (PEM).
+    pub ca: String,
+}
+
+/// Who the agent is.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// The frontend's address.
+    pub frontend: String,
+    /// The host that it is.
+    pub host: HostName,
+    /// Whose seals it trusts.
+    pub seal_key: SealKey,
+    /// When the certificate was given.
+    pub since: Timestamp,
+    /// When it ends.
+    pub not_after: Timestamp,
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({} at {})", self.host, self.frontend)
+    }
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Nobody has enrolled the instance.
+    #[error("this instance is not enrolled: there is no join document")]
+    NotEnrolled,
+    /// The file system's.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {why}", path.display())]
+    Bad {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A key or request could not be made.
+    #[error("cannot make a key: {0}")]
+    Key(String),
+    /// TLS objects.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The frontend cannot be reached, or says no.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+/// Most bytes of any of these files.
+const BYTES: u64 = 64 << 10;
+
+impl Identity {
+    /// The identity kept in `state`, if there is one.
+    ///
+    /// # Errors
+    /// It is there and cannot be used.
+    pub fn load(state: &Path) -> Result<Option<Self>, IdentityError> {
+        let folder = state.join("identity");
+        let path = folder.join("identity.json");
+        let bytes = files::read(&path, BYTES).map_err(|source| IdentityError::Io { path: path.clone(), source })?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let mut identity: Self =
+            serde_json::from_slice(&bytes).map_err(|error| IdentityError::Bad { path, why: error.to_string() })?;
+        identity.folder = folder;
+        Ok(Some(identity))
+    }
+
+    /// The file called `name` (`ca.pem`, `cert.pem`, `key.pem`).
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn read(&self, name: &str) -> Result<String, IdentityError> {
+        let path = self.file(name);
+        fs::read_to_string(&path).map_err(|source| IdentityError::Io { path, source })
+    }
+
+    /// A client that shows the certificate.
+    ///
+    /// # Errors
+    /// A file is missing or not what it should be.
+    pub fn client(&self) -> Result<Client, IdentityError> {
+        let (ca, certificate, key) = (self.read("ca.pem")?, self.read("cert.pem")?, self.read("key.pem")?);
+        Ok(Client::new(&self.frontend, tls::client(&ca, Some((&certificate, &key)))?)?)
+    }
+
+    /// Whether two thirds of the certificate's life are over.
+    #[must_use]
+    pub fn wants_renewal(&self, now: Timestamp) -> bool {
+        let life = self.not_after.as_second() - self.since.as_second();
+        now.as_second() - self.since.as_second() > life / 3 * 2
+    }
+
+    /// Gets a new certificate for a new key under the present one.
+    ///
+    /// # Errors
+    /// The frontend cannot be reached or says no; the present identity still holds then.
+    pub async fn renew(&self, facts: Facts, now: Timestamp) -> Result<Self, IdentityError> {
+        let (key, csr) = make_request()?;
+        let answer = self.client()?.renew(&RenewRequest { csr, facts }).await?;
+        let state = self.folder.parent().unwrap_or(&self.folder);
+        store(state, &self.frontend, &answer, &key, now)
+    }
+}
+
+/// Becomes the host that the join document's token stands for.
+///
+/// # Errors
+/// The frontend cannot be reached or says no; nothing is kept then.
+pub async fn enrol(state: &Path, join: &Join, facts: Facts, now: Timestamp) -> Result<Identity, IdentityError> {
+    let (key, csr) = make_request()?;
+    let mut client = Client::new(&join.frontend, tls::client(&join.ca, None)?)?;
+    let answer = client.enrol(&EnrolRequest { token: join.token.clone(), csr, facts }).await?;
+    store(state, &join.frontend, &answer, &key, now)
+}
+
+/// Reads a join document.
+///
+/// # Errors
+/// It is not there ([`IdentityError::NotEnrolled`]) or not what it should be.
+pub fn read_join(path: &Path) -> Result<Join, IdentityError> {
+    let bytes = files::read(path, BYTES).map_err(|source| IdentityError::Io { path: path.to_path_buf(), source })?;
+    let text = bytes.ok_or(IdentityError::NotEnrolled)?;
+    let bad = |why: String| IdentityError::Bad { path: path.to_path_buf(), why };
+    let text = String::from_utf8(text).map_err(|_| bad("it is not UTF-8".to_owned()))?;
+    // The parser's message may quote the token: say only where.
+    toml::from_str(&text).map_err(|error| {
+        let at = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());
+        bad(format!("it is not a join document (line {at})"))
+    })
+}
+
+fn make_request() -> Result<(String, String), IdentityError> {
+    let fail = |error: rcgen::Error| IdentityError::Key(error.to_string());
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fail)?;
+    let request = CertificateParams::new(Vec::new()).map_err(fail)?.serialize_request(&key).map_err(fail)?;
+    Ok((key.serialize_pem(), request.pem().map_err(fail)?))
+}
+
+fn store(
+    state: &Path,
+    frontend: &str,
+    answer: &EnrolResponse,
+    key: &str,
+    now: Timestamp,
+) -> Result<Identity, IdentityError> {
+    let folder = state.join("identity");
+    let identity = Identity {
+        frontend: frontend.to_owned(),
+        host: answer.host.clone(),
+        seal_key: answer.seal_key,
+        since: now,
+        not_after: answer.not_after,
+        folder: folder.clone(),
+    };
+    let json = serde_json::to_vec_pretty(&identity).map_err(|error| IdentityError::Key(error.to_string()))?;
+    let put = |name: &str, bytes: &[u8], mode| {
+        let path = folder.join(name);
+        files::write(&path, bytes, mode).map_err(|source| IdentityError::Io { path, source })
+    };
+    // The description comes last: without it there is no identity.
+    put("key.pem", key.as_bytes(), 0o600)?;
+    put("cert.pem", answer.certificate.as_bytes(), 0o600)?;
+    put("ca.pem", answer.ca.as_bytes(), 0o644)?;
+    put("identity.json", &json, 0o600)?;
+    Ok(identity)
+}
+
+/// What the instance tells of itself.
+#[must_use]
+pub fn facts(root: &Path) -> Facts {
+    let read = |path: &str| fs::read_to_string(Path::new("/").join(path)).unwrap_or_default();
+    let os = fs::read_to_string(root.join("etc/os-release")).unwrap_or_default();
+    let os = os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("").trim_matches('"').to_owned();
+    let memory = read("proc/meminfo");
+    let kib =
+        memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let uname = rustix::system::uname();
+    Facts {
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        arch: uname.machine().to_string_lossy().into_owned(),
+        os,
+        kernel: uname.release().to_string_lossy().into_owned(),
+        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        memory_bytes: kib.unwrap_or(0) * 1024,
+        boot_id: read("proc/sys/kernel/random/boot_id").trim().to_owned(),
+    }
+}

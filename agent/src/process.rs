@@ -1,0 +1,208 @@
+//! The one room of this crate that starts processes.
+//!
+//! A [`Task`] is run to its end in a process group of its own, with a clean environment, a time limit and bounded output. Others ask
+//! through [`Processes`], so that tests can play the system.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// A process to run to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// The program.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Environment beside `PATH`, `HOME` and `LC_ALL`.
+    pub env: Vec<(String, String)>,
+    /// What it reads on standard input. It may be secret; arguments may not.
+    pub input: Vec<u8>,
+    /// How long it may take; then it and all that it started are killed.
+    pub limit: Duration,
+    /// How many bytes of its output are kept: the last ones, or with `whole` the first.
+    pub keep: usize,
+    /// Whether all output is wanted (for parsing) rather than its end (for people).
+    pub whole: bool,
+}
+
+impl Task {
+    /// `program` with `args`, five minutes, the last 16 KiB of what it prints.
+    #[must_use]
+    pub fn new(program: &str, args: &[&str]) -> Self {
+        Self {
+            program: program.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: Vec::new(),
+            input: Vec::new(),
+            limit: Duration::from_secs(300),
+            keep: rocks_common::limits::OUTPUT_TAIL_BYTES,
+            whole: false,
+        }
+    }
+
+    /// The same with another time limit.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The same with something to read.
+    #[must_use]
+    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = input.into();
+        self
+    }
+
+    /// The same, for a caller that reads all of its output, at most `bytes`.
+    #[must_use]
+    pub fn whole(mut self, bytes: usize) -> Self {
+        self.whole = true;
+        self.keep = bytes;
+        self
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Its exit status, if it exited.
+    pub code: Option<i32>,
+    /// Whether it ran into its time limit.
+    pub timed_out: bool,
+    /// What it printed on standard output and standard error together, as far as it was kept.
+    pub output: Vec<u8>,
+    /// Whether some of that was not kept.
+    pub cut: bool,
+}
+
+impl Finished {
+    /// Whether it exited with 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.code == Some(0) && !self.timed_out
+    }
+
+    /// Its output as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output).into_owned()
+    }
+}
+
+/// Starts processes.
+pub trait Processes {
+    /// Runs `task` to its end.
+    ///
+    /// # Errors
+    /// It could not be started.
+    fn run(&self, task: &Task) -> io::Result<Finished>;
+}
+
+/// The system's own.
+#[derive(Debug, Clone, Copy)]
+pub struct System;
+
+impl Processes for System {
+    fn run(&self, task: &Task) -> io::Result<Finished> {
+        let started = Instant::now();
+        let (mut reader, writer) = io::pipe()?;
+        #[expect(clippy::disallowed_methods, reason = "this is the process room")]
+        let mut command = Command::new(&task.program);
+        command
+            .args(&task.args)
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/root")
+            .env("LC_ALL", "C.UTF-8")
+            .envs(task.env.iter().map(|(name, value)| (name, value)))
+            .stdin(if task.input.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .process_group(0);
+        let mut child = command.spawn()?;
+        // The command holds the pipe's other end, which must be closed for its end to be seen.
+        drop(command);
+        let group = Pid::from_child(&child);
+        if let Some(mut stdin) = child.stdin.take() {
+            let input = task.input.clone();
+            // It may end without reading all of it.
+            thread::spawn(move || drop(stdin.write_all(&input)));
+        }
+        let (keep, whole) = (task.keep, task.whole);
+        let (send, receive) = mpsc::channel();
+        thread::spawn(move || {
+            let (mut kept, mut cut, mut chunk) = (Vec::new(), false, [0; 8192]);
+            while let Ok(n) = reader.read(&mut chunk) {
+                if n == 0 {
+                    break;
+                }
+                kept.extend_from_slice(&chunk[..n]);
+                if kept.len() > keep && whole {
+                    kept.truncate(keep);
+                    cut = true;
+                } else if kept.len() > 2 * keep {
+                    kept.drain(..kept.len() - keep);
+                    cut = true;
+                }
+            }
+            if kept.len() > keep {
+                kept.drain(..kept.len() - keep);
+                cut = true;
+            }
+            let _ = send.send((kept, cut));
+        });
+        // Wait for the process rather than for its output: what it leaves running in the background may keep the pipe.
+        let (mut timed_out, mut pause) = (false, Duration::from_millis(1));
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if started.elapsed() >= task.limit {
+                timed_out = true;
+                let _ = kill_process_group(group, Signal::KILL);
+                break child.wait()?;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        };
+        let grace = if timed_out { Duration::from_millis(200) } else { Duration::from_secs(2) };
+        let (output, cut) =
+            receive.recv_timeout(grace).unwrap_or_else(|_| (b"(its output is still held open)\n".to_vec(), true));
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        Ok(Finished { code, timed_out, output, cut })
+    }
+}
+
+/// Whether the program `name` is where programs are, below `root`.
+#[must_use]
+pub fn is_there(root: &std::path::Path, name: &str) -> bool {
+    ["usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/local/sbin"]
+        .iter()
+        .any(|folder| root.join(folder).join(name).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_exit_and_limits() {
+        let run =
+            |script: &str| System.run(&Task::new("sh", &["-c", script]).limit(Duration::from_millis(700))).expect("sh");
+        let finished = run("echo a; echo b >&2; exit 3");
+        assert_eq!((finished.code, finished.text().as_str()), (Some(3), "a\nb\n"));
+        assert!(run("sleep 60").timed_out);
+        let much = System.run(&Task { keep: 10, ..Task::new("sh", &["-c", "seq 1 1000"]) }).expect("sh");
+        assert!(much.cut && much.text().ends_with("999\n1000\n") && much.output.len() <= 10, "{much:?}");
+        let echoed = System.run(&Task::new("cat", &[]).input("secret")).expect("cat");
+        assert_eq!(echoed.text(), "secret");
+        assert!(System.run(&Task::new("/nonexistent", &[])).is_err());
+    }
+}
