@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-use crate::offline;
 use crate::output::{Exit, Output};
+use crate::{daemon, offline};
 
 /// The Rocks frontend: makes kickstarts of rolls.
 #[derive(Debug, Parser)]
@@ -17,6 +17,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make the frontend: state folder, certificate authority, keys, store
+    Init(daemon::InitArgs),
+    /// Run the frontend
+    Serve(daemon::ServeArgs),
     /// Render a profile offline: no store, no server
     Profile(offline::profile::Args),
     /// Report everything that is wrong with rolls
@@ -39,6 +43,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         }
     };
     match cli.command {
+        Command::Init(args) => daemon::init(&args, output),
+        Command::Serve(args) => daemon::serve(&args, output),
         Command::Profile(args) => offline::profile::run(&args, output),
         Command::Check(args) => offline::check::run(&args, output),
         Command::Explain(args) => offline::explain::run(&args, output),

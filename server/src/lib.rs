@@ -1,7 +1,17 @@
 //! The frontend: the daemon `rocks-server` and its offline tools, and `rocks`, the administrator's command line.
 
+pub mod admin;
+pub mod ca;
 pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod eval;
+pub mod files;
+pub mod kickstart;
+pub mod listen;
+pub mod metrics;
 pub mod offline;
 pub mod output;
 pub mod process;
+pub mod rocks;
+pub mod store;

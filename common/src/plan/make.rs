@@ -174,7 +174,14 @@ impl Planner<'_> {
             Some(_) => format!("changed at {origin}"),
             None => format!("new at {origin}"),
         };
-        self.step(action, reason, after);
+        // What a package brings must be there before it can be switched; the rest does not have to wait for packages.
+        let needs_packages = matches!(
+            action,
+            Action::Command(
+                super::LiveCommand::Services { .. } | super::LiveCommand::Firewall { .. } | super::LiveCommand::User(_)
+            )
+        );
+        self.step(action, reason, if needs_packages { after } else { &[] });
     }
 
     fn scripts(&mut self, desired: &Kickstart, needs: &[StepId]) {

@@ -1,2 +1,10 @@
-//! x
-fn main() {}
+//! The administrator's command line.
+
+use std::process::ExitCode;
+
+use rocks_server::output::Output;
+
+fn main() -> ExitCode {
+    let mut output = Output { out: &mut std::io::stdout().lock(), err: &mut std::io::stderr().lock() };
+    rocks_server::rocks::main(std::env::args_os(), &mut output).into()
+}

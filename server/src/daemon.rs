@@ -1,0 +1,301 @@
+//! `rocks-server init` and `rocks-server serve`: configuration, then everything bound, then running until told to end.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use serde_json::json;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, Admin};
+use crate::ca::Authority;
+use crate::config::Config;
+use crate::kickstart::Service;
+use crate::listen::{self, Public};
+use crate::metrics::Metrics;
+use crate::output::{Exit, Output};
+use crate::store::Store;
+
+/// Make the frontend: state folder, certificate authority, keys, store.
+#[derive(Debug, clap::Args)]
+pub struct InitArgs {
+    /// Where the frontend keeps its state
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// A name or address that agents reach the frontend by; the first is the one that kickstarts name
+    #[arg(long = "name", value_name = "NAME")]
+    names: Vec<String>,
+    /// Say nothing when everything is there already
+    #[arg(long)]
+    if_needed: bool,
+}
+
+/// Run the frontend.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Where the frontend keeps its state
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// A configuration file instead of the usual ones
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where agents connect
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<std::net::SocketAddr>,
+    /// The administrator's socket (default: STATE/run/admin.sock)
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Runs `init`.
+pub fn init(args: &InitArgs, output: &mut Output<'_>) -> Exit {
+    let state = args.state_dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/rocks"));
+    let there = Authority::exists(&state);
+    let made = (|| -> anyhow::Result<()> {
+        if !state.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o750).create(&state)?;
+        }
+        for folder in ["mirror", "run"] {
+            fs::create_dir_all(state.join(folder))?;
+        }
+        Authority::create(&state)?;
+        let settings = state.join("init.toml");
+        if !args.names.is_empty() && !settings.exists() {
+            let names: Vec<String> = args.names.iter().map(|name| format!("{name:?}")).collect();
+            fs::write(&settings, format!("# Written by rocks-server init.\nnames = [{}]\n", names.join(", ")))?;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(Store::open(&state.join("rocks.db")))?;
+        Ok(())
+    })();
+    match made {
+        Err(error) => {
+            output.message(&format!("error: {error:#}\n"));
+            Exit::Failed
+        }
+        Ok(()) => {
+            if !(there && args.if_needed) {
+                let word = if there { "is there already" } else { "was made" };
+                output.message(&format!("the frontend in {} {word}\n", state.display()));
+            }
+            Exit::Ok
+        }
+    }
+}
+
+/// Runs `serve`.
+pub fn serve(args: &ServeArgs, output: &mut Output<'_>) -> Exit {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ROCKS_LOG").unwrap_or_else(|_| "info".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+    let mut config = match Config::load(args.state_dir.as_deref(), args.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            output.message(&format!("error: {error}\n"));
+            return Exit::Usage;
+        }
+    };
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    let socket = args.socket.clone().unwrap_or_else(|| config.state.join("run/admin.sock"));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.message(&format!("error: {error}\n"));
+            return Exit::Failed;
+        }
+    };
+    let result = runtime.block_on(run(config, &socket));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match result {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            output.message(&format!("error: {error:#}\n"));
+            Exit::Failed
+        }
+    }
+}
+
+async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    use tokio::signal::unix::{SignalKind, signal};
+    anyhow::ensure!(
+        Authority::exists(&config.state),
+        "there is no frontend in {}\nhint: rocks-server init --state-dir {0}",
+        config.state.display()
+    );
+    let authority = Arc::new(Authority::open(&config.state)?);
+    let store = Store::open(&config.state.join("rocks.db")).await?;
+    let listener = listen::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+    let url = config.url(address.port());
+    let service = Arc::new(Service::new(store.clone(), authority.clone(), url.clone()));
+    let metrics = Arc::new(Metrics::default());
+    let config = Arc::new(config);
+    let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
+    let public = Arc::new(Public {
+        store: store.clone(),
+        authority: authority.clone(),
+        service: service.clone(),
+        config: config.clone(),
+        revoked,
+        metrics: metrics.clone(),
+    });
+    let (tls_sender, tls) = watch::channel(listen::tls(&authority, &config.names)?);
+    let admin_listener = bind_admin(socket)?;
+    let addresses = json!({"api_version": "rocks/v1", "listen": address, "url": url, "socket": socket});
+    fs::write(config.state.join("run/addresses.json"), addresses.to_string() + "\n")?;
+
+    let synced = service.sync(true).await?;
+    tell_sync(&synced, &metrics);
+    let (reload, reloads) = mpsc::channel(1);
+    let _watcher = if config.watch_rolls { watch_rolls(&service, &reload).await } else { None };
+    let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads));
+    let renewer = tokio::spawn(renew_server_certificate(authority, config.clone(), tls_sender));
+    let serving = tokio::spawn(listen::serve(public, listener, tls));
+    let admin = Admin { store, service, config, metrics, reload };
+    let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
+    tracing::info!("serving {url}, administration at {}", socket.display());
+    tell("READY=1\nSTATUS=serving");
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = watchdog() => {}
+        ended = serving => ended.context("the listener ended")?,
+        ended = worker => ended.context("the synchronisation ended")?,
+    }
+    tell("STOPPING=1");
+    renewer.abort();
+    administration.abort();
+    let _ = fs::remove_file(socket);
+    Ok(())
+}
+
+fn bind_admin(socket: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(folder) = socket.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // A socket that a killed frontend left there; one that answers belongs to another.
+    if socket.exists() {
+        anyhow::ensure!(
+            std::os::unix::net::UnixStream::connect(socket).is_err(),
+            "another frontend is running (it answers at {})",
+            socket.display()
+        );
+        fs::remove_file(socket)?;
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+fn tell_sync(report: &crate::kickstart::SyncReport, metrics: &Metrics) {
+    match &report.problems {
+        Some(problems) => tracing::error!("the rolls have errors; the last good ones stay in use\n{problems}"),
+        None => {
+            metrics.last_sync.set(jiff::Timestamp::now().as_second());
+        }
+    }
+    for (host, problem) in &report.failed {
+        tracing::error!("no new kickstart for {host}: {problem}");
+    }
+}
+
+/// Makes new kickstarts whenever the store or the rolls change.
+async fn synchronise(
+    service: Arc<Service>,
+    public: Arc<Public>,
+    metrics: Arc<Metrics>,
+    mut reloads: mpsc::Receiver<()>,
+) {
+    let mut changes = public.store.changes();
+    loop {
+        let reload = tokio::select! {
+            changed = changes.changed() => match changed {
+                // A roll that was added or an attribute that the check counts on may make all the difference.
+                Ok(()) => true,
+                Err(_) => return,
+            },
+            asked = reloads.recv() => match asked {
+                Some(()) => {
+                    // Editors write in several steps.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    while reloads.try_recv().is_ok() {}
+                    true
+                }
+                None => return,
+            },
+        };
+        changes.mark_unchanged();
+        if let Ok(revoked) = public.store.revoked().await {
+            *public.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked.into_iter().collect();
+        }
+        match service.sync(reload).await {
+            Ok(report) => tell_sync(&report, &metrics),
+            Err(error) => tracing::error!("kickstarts could not be made: {error}"),
+        }
+    }
+}
+
+/// Watches the folders of all rolls. Those added later are seen when the store changes.
+async fn watch_rolls(service: &Arc<Service>, reload: &mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    let sender = reload.clone();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a file is an event too.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            let _ = sender.try_send(());
+        }
+    })
+    .inspect_err(|error| tracing::warn!("roll folders are not watched: {error}"))
+    .ok()?;
+    for folder in service.folders().await.ok()? {
+        if let Err(error) = watcher.watch(&folder, RecursiveMode::Recursive) {
+            tracing::warn!("{} is not watched: {error}", folder.display());
+        }
+    }
+    Some(watcher)
+}
+
+/// The listener's certificate is made anew long before it ends; connections that are open keep theirs.
+async fn renew_server_certificate(
+    authority: Arc<Authority>,
+    config: Arc<Config>,
+    tls: watch::Sender<Arc<rustls::ServerConfig>>,
+) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        match listen::tls(&authority, &config.names) {
+            Ok(next) => {
+                tls.send_replace(next);
+            }
+            Err(error) => tracing::error!("the server certificate could not be renewed: {error}"),
+        }
+    }
+}
+
+async fn watchdog() {
+    let wanted =
+        std::env::var("WATCHDOG_USEC").ok().and_then(|value| value.parse::<u64>().ok()).filter(|usec| *usec > 0);
+    match wanted {
+        Some(usec) => loop {
+            tell("WATCHDOG=1");
+            tokio::time::sleep(Duration::from_micros(usec / 2)).await;
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Says something to the service manager, if there is one.
+fn tell(state: &str) {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        let pairs: Vec<(&str, &str)> = state.lines().filter_map(|line| line.split_once('=')).collect();
+        let _ = systemd::daemon::notify(pairs.iter());
+    }
+}

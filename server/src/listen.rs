@@ -1,0 +1,394 @@
+//! The public listener: agents, over TLS with client certificates.
+//!
+//! Who calls is read from the certificate and from nowhere else. A request for a kickstart may wait until it changes; that costs
+//! a connection and a task, and no look at the store. Everything is bounded: connections, handshakes, headers, bodies, time.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::{SignedDuration, Timestamp};
+use rocks_common::ids::{Digest, HostName};
+use rocks_common::limits;
+use rocks_common::wire::{
+    self, EnrolRequest, EnrolResponse, Facts, JoinToken, Problem, RenewRequest, Report, header, path,
+};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::ca::{Authority, CaError, hex};
+use crate::config::Config;
+use crate::kickstart::{Served, Service};
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long the head of a request may take to come.
+const HEAD: Duration = Duration::from_secs(600);
+/// How long the body of a request may take to come.
+const BODY: Duration = Duration::from_secs(60);
+
+type Reply = Response<Full<Bytes>>;
+
+/// All that requests need.
+pub struct Public {
+    /// The store.
+    pub store: Store,
+    /// The authority.
+    pub authority: Arc<Authority>,
+    /// The kickstarts.
+    pub service: Arc<Service>,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Serial numbers of revoked certificates.
+    pub revoked: RwLock<HashSet<String>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+struct Caller {
+    host: HostName,
+    serial: String,
+}
+
+/// The TLS configuration: our certificate, and client certificates of our authority if shown.
+///
+/// # Errors
+/// A certificate cannot be made.
+pub fn tls(authority: &Authority, names: &[String]) -> Result<Arc<ServerConfig>, CaError> {
+    let refuse = |error: &dyn std::fmt::Display| CaError::Request(error.to_string());
+    let made = authority.server(names, Timestamp::now())?;
+    let certificate = CertificateDer::from_pem_slice(made.certificate.as_bytes()).map_err(|e| refuse(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).map_err(|e| refuse(&e))?;
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(authority.certificate().as_bytes()).map_err(|e| refuse(&e))?;
+    roots.add(ca).map_err(|e| refuse(&e))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| refuse(&e))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| refuse(&e))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate], key)
+        .map_err(|e| refuse(&e))?;
+    config.send_tls13_tickets = 1;
+    config.max_fragment_size = None;
+    Ok(Arc::new(config))
+}
+
+/// Serves until the future that calls this is dropped.
+pub async fn serve(public: Arc<Public>, listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>) {
+    let places = Arc::new(Semaphore::new(public.config.max_connections));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: others must end first.
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (public, acceptor) = (public.clone(), TlsAcceptor::from(tls.borrow().clone()));
+        tokio::spawn(async move {
+            public.metrics.connections.inc();
+            connection(&public, acceptor, stream).await;
+            public.metrics.connections.dec();
+            drop(place);
+        });
+    }
+}
+
+use tokio::sync::watch;
+
+async fn connection(public: &Arc<Public>, acceptor: TlsAcceptor, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+        public.metrics.handshakes_failed.inc();
+        return;
+    };
+    let caller = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|der| caller_of(der));
+    let service = service_fn(|request| {
+        let (public, caller) = (public.clone(), caller.clone());
+        async move { Ok::<_, Infallible>(answer(&public, caller, request).await) }
+    });
+    // Small buffers: most connections only wait.
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = served.await;
+}
+
+fn caller_of(der: &CertificateDer<'_>) -> Option<Caller> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(Caller { host: name.parse().ok()?, serial: hex(certificate.raw_serial()) })
+}
+
+async fn answer(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Reply {
+    public.metrics.requests.inc();
+    let path = request.uri().path();
+    if path == path::ENROL {
+        return match *request.method() {
+            Method::POST => enrol(public, request).await,
+            _ => problem(StatusCode::METHOD_NOT_ALLOWED, "method", "only POST is answered here"),
+        };
+    }
+    let Some(caller) = caller else {
+        return problem(
+            StatusCode::UNAUTHORIZED,
+            "certificate-required",
+            "a client certificate of this frontend is required",
+        );
+    };
+    if public.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&caller.serial) {
+        return problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked");
+    }
+    match (request.method().clone(), path) {
+        (Method::GET, path::KICKSTART | path::KICKSTART_CGI) => kickstart(public, &caller, &request).await,
+        (Method::POST, path::REPORTS) => report(public, &caller, request).await,
+        (Method::POST, path::RENEW) => renew(public, &caller, request).await,
+        (Method::GET | Method::HEAD, path) if path.starts_with(path::MIRROR) => {
+            crate::files::serve(&public.config.state.join("mirror"), path::MIRROR, &request).await
+        }
+        _ => problem(StatusCode::NOT_FOUND, "not-found", "there is nothing here"),
+    }
+}
+
+/// An error as RFC 9457 wants it.
+pub fn problem(status: StatusCode, code: &str, title: &str) -> Reply {
+    let problem =
+        Problem { code: code.to_owned(), title: title.to_owned(), status: status.as_u16(), detail: None, hint: None };
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+fn internal(error: &dyn std::fmt::Display) -> Reply {
+    tracing::error!("a request failed: {error}");
+    problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the frontend could not do it; its log says why")
+}
+
+async fn body<T: serde::de::DeserializeOwned>(request: Request<Incoming>, limit: usize) -> Result<T, Box<Reply>> {
+    let collected = timeout(BODY, Limited::new(request.into_body(), limit).collect()).await;
+    let bytes = match collected {
+        Err(_) => {
+            return Err(Box::new(problem(StatusCode::REQUEST_TIMEOUT, "slow", "the request's body took too long")));
+        }
+        Ok(Err(_)) => {
+            return Err(Box::new(problem(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                "the request's body is cut or too large",
+            )));
+        }
+        Ok(Ok(collected)) => collected.to_bytes(),
+    };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Box::new(problem(StatusCode::BAD_REQUEST, "bad-request", &format!("the body is not valid: {error}")))
+    })
+}
+
+async fn kickstart(public: &Arc<Public>, caller: &Caller, request: &Request<Incoming>) -> Reply {
+    public.metrics.polls.inc();
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let known = text(IF_NONE_MATCH.as_str()).trim_start_matches("W/").trim_matches('"').to_owned();
+    let wait = text("prefer").split([',', ';', ' ']).find_map(|word| word.strip_prefix("wait=")?.parse::<u32>().ok());
+    let wait = Duration::from_secs(u64::from(wait.unwrap_or(0).min(wire::MAX_WAIT_SECONDS)));
+    let gzip = text(ACCEPT_ENCODING.as_str()).contains("gzip");
+    let mut view = public.service.watch(&caller.host);
+    let differs =
+        |served: &Option<Served>| served.as_ref().is_some_and(|served| served.body.digest.to_string() != known);
+    if !wait.is_zero() {
+        public.metrics.waiting.inc();
+        let _ = timeout(wait, view.wait_for(differs)).await;
+        public.metrics.waiting.dec();
+    }
+    let served = view.borrow_and_update().clone();
+    match served {
+        None => {
+            let mut reply = problem(StatusCode::NOT_FOUND, "no-kickstart", "there is no kickstart for this host now");
+            reply.headers_mut().insert("retry-after", HeaderValue::from_static("30"));
+            reply
+        }
+        Some(served) => serve_kickstart(&served, &caller.host, &known, gzip),
+    }
+}
+
+fn serve_kickstart(served: &Served, host: &HostName, known: &str, gzip: bool) -> Reply {
+    let digest = served.body.digest.to_string();
+    let unchanged = digest == known;
+    let body = match (unchanged, gzip) {
+        (true, _) => Bytes::new(),
+        (false, true) => served.body.gzip.clone(),
+        (false, false) => served.body.plain.clone(),
+    };
+    let mut response = Response::new(Full::new(body));
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    // What is put in here is hexadecimal, base64 or a checked name.
+    let mut put = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    };
+    put("etag", format!("\"{digest}\""));
+    put(header::HOST, host.to_string());
+    put(header::GENERATION, served.generation.to_string());
+    put(header::SEAL, served.seal.clone());
+    put(header::PROTOCOL, wire::PROTOCOL.to_owned());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if !unchanged {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+    }
+    debug_assert!(headers.contains_key(ETAG));
+    response
+}
+
+/// The hash by which a token is kept.
+#[must_use]
+pub fn token_hash(token: &JoinToken) -> Digest {
+    Digest::of_fields(&[b"rocks token", token.0.as_bytes()])
+}
+
+/// A new token and when it ends, kept in the store as its hash.
+///
+/// # Errors
+/// The store's.
+pub async fn make_token(store: &Store, host: &HostName, hours: u32, now: Timestamp) -> Result<JoinToken, StoreError> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StoreError::Conflict("no randomness".to_owned()))?;
+    let token = JoinToken(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes));
+    store.add_token(host, &token_hash(&token), now.as_second() + i64::from(hours) * 3600).await?;
+    Ok(token)
+}
+
+async fn enrol(public: &Arc<Public>, request: Request<Incoming>) -> Reply {
+    let request: EnrolRequest = match body(request, limits::ENROL_BYTES).await {
+        Ok(request) => request,
+        Err(reply) => return *reply,
+    };
+    // A request that is none must not cost the token.
+    let now = Timestamp::now();
+    let probe = HostName::new("probe").map(|probe| issue(public, &probe, &request.csr, now));
+    if let Ok(Err(error)) = probe {
+        return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string());
+    }
+    match public.store.take_token(&token_hash(&request.token), now.as_second()).await {
+        Err(error) => internal(&error),
+        Ok(None) => {
+            public.metrics.enrolments_refused.inc();
+            problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid")
+        }
+        Ok(Some(host)) => {
+            public.metrics.enrolments.inc();
+            give(public, &host, &request.csr, &request.facts, now).await
+        }
+    }
+}
+
+async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>) -> Reply {
+    match body::<RenewRequest>(request, limits::ENROL_BYTES).await {
+        Err(reply) => *reply,
+        Ok(request) => give(public, &caller.host, &request.csr, &request.facts, Timestamp::now()).await,
+    }
+}
+
+fn issue(public: &Public, host: &HostName, csr: &str, now: Timestamp) -> Result<crate::ca::Issued, CaError> {
+    let life = SignedDuration::from_hours(i64::from(public.config.certificate_hours));
+    public.authority.client(host, csr, life, now)
+}
+
+async fn give(public: &Public, host: &HostName, csr: &str, facts: &Facts, now: Timestamp) -> Reply {
+    // Only for hosts that are still there.
+    if let Err(error) = public.store.host(host).await {
+        return match error {
+            StoreError::Missing { .. } => {
+                problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid")
+            }
+            other => internal(&other),
+        };
+    }
+    let issued = match issue(public, host, csr, now) {
+        Ok(issued) => issued,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
+    };
+    let noted =
+        public.store.add_certificate(&issued.serial, host, issued.not_after.as_second(), facts, now.as_second());
+    if let Err(error) = noted.await {
+        return internal(&error);
+    }
+    let answer = EnrolResponse {
+        host: host.clone(),
+        certificate: issued.certificate,
+        ca: public.authority.certificate().to_owned(),
+        seal_key: public.authority.sealer.public(),
+        not_after: issued.not_after,
+    };
+    match serde_json::to_vec(&answer) {
+        Err(error) => internal(&error),
+        Ok(json) => {
+            let mut response = Response::new(Full::new(Bytes::from(json)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+    }
+}
+
+async fn report(public: &Public, caller: &Caller, request: Request<Incoming>) -> Reply {
+    let report: Report = match body(request, limits::REPORT_BYTES).await {
+        Ok(report) => report,
+        Err(reply) => return *reply,
+    };
+    public.metrics.reports.inc();
+    match public.store.add_report(&caller.host, &report, Timestamp::now().as_second()).await {
+        Err(error) => internal(&error),
+        Ok(()) => {
+            let mut response = Response::new(Full::new(Bytes::new()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+    }
+}
+
+/// Binds the listener.
+///
+/// # Errors
+/// The address is in use, or not ours.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
