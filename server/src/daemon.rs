@@ -17,6 +17,8 @@ use crate::config::Config;
 use crate::kickstart::Service;
 use crate::listen::{self, Public};
 use crate::metrics::Metrics;
+use crate::mirror::Mirror;
+use crate::mirror::serve::MirrorRoot;
 use crate::output::{Exit, Output};
 use crate::store::Store;
 
@@ -136,6 +138,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let service = Arc::new(Service::new(store.clone(), authority.clone(), url.clone()));
     let metrics = Arc::new(Metrics::default());
     let config = Arc::new(config);
+    let mirror = Mirror::open(config.state.join("mirror"))?;
     let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
     let public = Arc::new(Public {
         store: store.clone(),
@@ -144,6 +147,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
         config: config.clone(),
         revoked,
         metrics: metrics.clone(),
+        mirror: MirrorRoot::of(&mirror),
     });
     let (tls_sender, tls) = watch::channel(listen::tls(&authority, &config.names)?);
     let admin_listener = bind_admin(socket)?;
@@ -157,7 +161,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads));
     let renewer = tokio::spawn(renew_server_certificate(authority, config.clone(), tls_sender));
     let serving = tokio::spawn(listen::serve(public, listener, tls));
-    let admin = Admin { store, service, config, metrics, reload };
+    let admin = Admin { store, service, config, metrics, mirror, reload };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
     tell("READY=1\nSTATUS=serving");

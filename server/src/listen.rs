@@ -37,6 +37,7 @@ use crate::ca::{Authority, CaError, hex};
 use crate::config::Config;
 use crate::kickstart::{Served, Service};
 use crate::metrics::Metrics;
+use crate::mirror::serve::{Body, MirrorRoot};
 use crate::store::{Store, StoreError};
 
 /// How long a TLS handshake may take.
@@ -62,6 +63,8 @@ pub struct Public {
     pub revoked: RwLock<HashSet<String>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The RPM mirror.
+    pub mirror: MirrorRoot,
 }
 
 /// Who is at the other end.
@@ -152,7 +155,22 @@ fn caller_of(der: &CertificateDer<'_>) -> Option<Caller> {
     Some(Caller { host: name.parse().ok()?, serial: hex(certificate.raw_serial()) })
 }
 
-async fn answer(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Reply {
+/// Answers a request; files of the mirror come in pieces, everything else is whole.
+async fn answer(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Response<Body> {
+    let is_mirror =
+        matches!(*request.method(), Method::GET | Method::HEAD) && request.uri().path().starts_with(path::MIRROR);
+    if is_mirror && caller.as_ref().is_some_and(|caller| !is_revoked(public, caller)) {
+        public.metrics.requests.inc();
+        return crate::mirror::serve::handle(&public.mirror, request).await;
+    }
+    answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())
+}
+
+fn is_revoked(public: &Public, caller: &Caller) -> bool {
+    public.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&caller.serial)
+}
+
+async fn answer_whole(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Reply {
     public.metrics.requests.inc();
     let path = request.uri().path();
     if path == path::ENROL {
@@ -168,16 +186,13 @@ async fn answer(public: &Arc<Public>, caller: Option<Caller>, request: Request<I
             "a client certificate of this frontend is required",
         );
     };
-    if public.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&caller.serial) {
+    if is_revoked(public, &caller) {
         return problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked");
     }
     match (request.method().clone(), path) {
         (Method::GET, path::KICKSTART | path::KICKSTART_CGI) => kickstart(public, &caller, &request).await,
         (Method::POST, path::REPORTS) => report(public, &caller, request).await,
         (Method::POST, path::RENEW) => renew(public, &caller, request).await,
-        (Method::GET | Method::HEAD, path) if path.starts_with(path::MIRROR) => {
-            crate::files::serve(&public.config.state.join("mirror"), path::MIRROR, &request).await
-        }
         _ => problem(StatusCode::NOT_FOUND, "not-found", "there is nothing here"),
     }
 }

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::kickstart::Service;
 use crate::listen::make_token;
 use crate::metrics::Metrics;
+use crate::mirror::{Mirror, Options};
 use crate::store::{Appliance, Host, Owner, Roll, Setting, Store, StoreError};
 
 /// What the routes need.
@@ -32,6 +33,8 @@ pub struct Admin {
     pub config: Arc<Config>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// The RPM mirror.
+    pub mirror: Mirror,
     /// Asks for the rolls to be read again.
     pub reload: mpsc::Sender<()>,
 }
@@ -91,7 +94,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/rolls", get(rolls).post(add_roll))
         .route("/rolls/{name}", put(set_roll).delete(remove_roll))
         .route("/sync", post(sync))
-        .route("/distro", get(distro));
+        .route("/distro", get(distro).post(create_distro));
     Router::new()
         .nest("/api/v1", api)
         .route("/livez", get(|| async { "ok\n" }))
@@ -328,4 +331,48 @@ async fn sync(State(admin): State<Admin>) -> Answer {
 /// What the frontend's distribution is made of.
 async fn distro(State(admin): State<Admin>) -> Answer {
     Ok(Json(json!({"folder": admin.config.state.join("mirror/rocks-dist")})))
+}
+
+#[derive(Deserialize)]
+struct DistroOrder {
+    /// Further folders of RPMs, beside the `RPMS` folders of the enabled rolls.
+    #[serde(default)]
+    folders: Vec<std::path::PathBuf>,
+    /// The architectures; none: that of the frontend.
+    #[serde(default)]
+    arches: Vec<String>,
+}
+
+/// Makes the distribution: the RPMs of all enabled rolls, and of folders given once, which are remembered.
+async fn create_distro(State(admin): State<Admin>, Json(order): Json<DistroOrder>) -> Answer {
+    let mut folders: Vec<std::path::PathBuf> = match admin.store.setting("distro_folders").await? {
+        Some(text) => serde_json::from_str(&text).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    for folder in order.folders {
+        if !folder.is_absolute() || !folder.is_dir() {
+            let title = format!("{} is not the absolute path of a folder", folder.display());
+            return Err(Failure::new(StatusCode::BAD_REQUEST, "not-a-folder", title));
+        }
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    admin.store.set_setting("distro_folders", &json!(folders).to_string()).await?;
+    let rolls = admin.service.folders().await?;
+    let inputs: Vec<std::path::PathBuf> =
+        rolls.iter().map(|roll| roll.join("RPMS")).filter(|f| f.is_dir()).chain(folders).collect();
+    let mut options = Options::default();
+    if !order.arches.is_empty() {
+        options.arches = order.arches;
+    }
+    let mirror = admin.mirror.clone();
+    let work = tokio::task::spawn_blocking(move || mirror.rebuild(&inputs, &options, &|_| {}));
+    let internal =
+        |error: &dyn std::fmt::Display| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "distro", error.to_string());
+    let summary = work.await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
+    let findings: Vec<Value> = summary.findings.iter().map(|f| json!({"path": f.path, "message": f.message})).collect();
+    Ok(Json(
+        json!({"files": summary.files, "read": summary.read, "packages": summary.packages, "published": summary.published, "findings": findings}),
+    ))
 }

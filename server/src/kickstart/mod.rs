@@ -95,11 +95,14 @@ pub enum RenderError {
     Problems(String),
 }
 
-/// The values of the attributes that a profile read, by which other hosts may share its rendering.
+/// The attributes that a profile read, with the values that it found.
+type Reads = Vec<(Box<str>, Option<String>)>;
+
+/// Renderings that other hosts may share: those for which the same attributes have the same values.
 #[derive(Default)]
 struct Shared {
-    /// Root → renderings: (name → value of what was read, the body).
-    by_root: HashMap<String, Vec<(Vec<(Box<str>, Option<String>)>, Arc<Body>)>>,
+    /// By the node that the profile begins at.
+    by_root: HashMap<String, Vec<(Reads, Arc<Body>)>>,
 }
 
 impl Service {

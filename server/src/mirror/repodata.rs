@@ -154,6 +154,8 @@ pub fn fragments(package: &Package, file: &FileFacts<'_>) -> Fragments {
 fn dependency_lines(p: &Package, at: usize) -> String {
     /// `%pre` and `%post` must find these installed: legacy prereq, script-pre, script-post.
     const PRE: u32 = 1 << 6 | 1 << 9 | 1 << 10;
+    /// Less, greater, equal.
+    const SENSE: u32 = 1 << 1 | 1 << 2 | 1 << 3;
     let is_requires = DEPENDENCIES[at].0 == "requires";
     let mut own: HashSet<&str> = HashSet::new();
     if is_requires {
@@ -163,7 +165,10 @@ fn dependency_lines(p: &Package, at: usize) -> String {
     let mut seen = HashSet::new();
     let mut out = String::new();
     for d in &p.dependencies[at] {
-        if is_requires && (d.name.starts_with("rpmlib(") || (d.version.is_empty() && own.contains(d.name.as_str()))) {
+        // What it provides in just this version it need not ask for: `config(x) = 1-1`.
+        let same = |p: &Dependency| p.name == d.name && p.version == d.version && p.flags & SENSE == d.flags & SENSE;
+        let met = (d.version.is_empty() && own.contains(d.name.as_str())) || p.dependencies[0].iter().any(same);
+        if is_requires && (d.name.starts_with("rpmlib(") || met) {
             continue;
         }
         let line = entry(d, is_requires && d.flags & PRE != 0);

@@ -58,38 +58,41 @@ fn metadata(repo: &Path, kind: &str) -> String {
     text
 }
 
-/// The elements of `xml` in one line each, with what legitimately differs between two tools left out.
+/// The elements of `xml` in one line each, package by package, with what legitimately differs between two tools left out: where a
+/// package lies, when it was looked at, and how text is escaped and indented.
 fn elements(xml: &str) -> BTreeSet<String> {
-    use quick_xml::events::Event;
-    let mut reader = quick_xml::Reader::from_str(xml);
-    let (mut out, mut path) = (BTreeSet::new(), Vec::<String>::new());
-    let mut package = 0;
-    let describe = |e: &quick_xml::events::BytesStart<'_>| {
-        let mut attributes: Vec<String> = e.attributes().map(|a| format!("{:?}", a.unwrap())).collect();
-        attributes.sort();
-        format!("{:?} {}", e.name(), attributes.join(" "))
+    let source = rocks_common::diag::Source::new("repodata", xml);
+    let (document, problems) = rocks_common::xml::parse(&source, rocks_common::xml::ParseOptions::STRICT);
+    assert!(!problems.has_errors(), "{}", problems.render());
+    let mut out = BTreeSet::new();
+    walk(&document.root.expect("a root"), "", &mut out);
+    out
+}
+
+fn walk(element: &rocks_common::xml::Element, above: &str, out: &mut BTreeSet<String>) {
+    use rocks_common::xml::Node;
+    if matches!(&*element.name, "location" | "time") {
+        return;
+    }
+    let mut attributes: Vec<String> =
+        element.attributes.iter().map(|a| format!("{}={}", a.name, a.value.literal().unwrap_or("?"))).collect();
+    attributes.sort();
+    let own: String =
+        element.children.iter().filter_map(|c| if let Node::Text(t) = c { t.literal() } else { None }).collect();
+    let child_text = |name: &str| {
+        let found = element.children.iter().find_map(|c| match c {
+            Node::Element(e) if &*e.name == name => e.children.first(),
+            _ => None,
+        });
+        found.and_then(|c| if let Node::Text(t) = c { t.literal() } else { None }).unwrap_or_default().to_owned()
     };
-    loop {
-        match reader.read_event().unwrap() {
-            Event::Start(e) => {
-                package += usize::from(format!("{:?}", e.name()).contains("\"package\""));
-                path.push(describe(&e));
-                out.insert(format!("{package} {path:?}"));
-            }
-            Event::Empty(e) if !format!("{:?}", e.name()).contains("\"location\"") => {
-                out.insert(format!("{package} {path:?} {}", describe(&e)));
-            }
-            Event::Text(t) if !format!("{t:?}").contains("BytesText(\"\\n") => {
-                out.insert(format!("{package} {path:?} {t:?}"));
-            }
-            Event::GeneralRef(r) => {
-                out.insert(format!("{package} {path:?} {r:?}"));
-            }
-            Event::End(_) => {
-                path.pop();
-            }
-            Event::Eof => return out,
-            _ => {}
+    let name =
+        if &*element.name == "package" { format!("package {}", child_text("name")) } else { element.name.to_string() };
+    let here = format!("{above}/{name}");
+    out.insert(format!("{here} {} {}", attributes.join(" "), own.trim()));
+    for child in &element.children {
+        if let Node::Element(child) = child {
+            walk(child, &here, out);
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) const HELP: &str = "Commands:
   list attr                      list host attr HOST    remove [os|appliance|host] attr [OWNER] NAME
   add roll PATH [name=NAME]      list roll              enable|disable|trust|distrust|remove roll NAME
   list host profile HOST         report host HOST       report host join HOST
-  sync config                    dump
+  create distro [FOLDER ...] [arch=]                    sync config           dump
 
 Examples:
   rocks add appliance lite
@@ -202,6 +202,13 @@ fn command(cli: &Cli) -> Done {
         ["remove", "roll", name] => {
             done(call(&cli.socket, Method::DELETE, &format!("/api/v1/rolls/{}", encode(name)), None))
         }
+        ["create", "distro", ref folders @ ..] => {
+            split.known(&["arch"])?;
+            let full: Vec<_> = folders.iter().filter_map(|folder| std::path::absolute(folder).ok()).collect();
+            let arches: Vec<&str> = split.key("arch").map(|arches| arches.split(',').collect()).unwrap_or_default();
+            let summary = send(Method::POST, "/api/v1/distro", &json!({"folders": full, "arches": arches}))?;
+            Ok((distro(cli, &summary), Exit::Ok))
+        }
         ["sync", "config"] => sync(cli, &call(&cli.socket, Method::POST, "/api/v1/sync", None)?),
         ["dump"] => dump(
             &get("/api/v1/appliances")?,
@@ -332,6 +339,22 @@ fn sync(cli: &Cli, report: &Value) -> Done {
         report["generation"], report["duration_ms"]
     ));
     Ok((out, exit))
+}
+
+fn distro(cli: &Cli, summary: &Value) -> String {
+    if cli.output == Format::Json {
+        return json_text(summary);
+    }
+    let mut out = String::new();
+    for finding in summary["findings"].as_array().into_iter().flatten() {
+        let text = |name: &str| finding[name].as_str().unwrap_or_default();
+        out.push_str(&format!("{}: {}\n", text("path"), text("message")));
+    }
+    for (arch, count) in summary["packages"].as_object().into_iter().flatten() {
+        out.push_str(&format!("{arch}: {count} packages\n"));
+    }
+    let published = summary["published"].as_array().map_or(0, Vec::len);
+    out + if published == 0 { "nothing changed\n" } else { "published\n" }
 }
 
 /// Commands that make an empty frontend like this one; tokens and certificates are left out.

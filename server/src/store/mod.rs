@@ -189,10 +189,7 @@ impl Store {
     /// The database's.
     pub async fn next_generation(&self, now: u64) -> Result<Generation, StoreError> {
         let next = self.generation().await?.next(now);
-        sqlx::query("insert into setting (name, value) values ('generation', ?) on conflict (name) do update set value = excluded.value")
-            .bind(next.to_string())
-            .execute(&self.pool)
-            .await?;
+        self.set_setting("generation", &next.to_string()).await?;
         Ok(next)
     }
 
@@ -201,8 +198,27 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn generation(&self) -> Result<Generation, StoreError> {
-        let row = sqlx::query("select value from setting where name = 'generation'").fetch_optional(&self.pool).await?;
-        Ok(row.and_then(|row| row.get::<String, _>(0).parse().ok()).unwrap_or_default())
+        Ok(self.setting("generation").await?.and_then(|value| value.parse().ok()).unwrap_or_default())
+    }
+
+    /// A setting of the frontend's own.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn setting(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query("select value from setting where name = ?").bind(name).fetch_optional(&self.pool).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// Keeps a setting of the frontend's own.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let sql =
+            "insert into setting (name, value) values (?, ?) on conflict (name) do update set value = excluded.value";
+        sqlx::query(sql).bind(name).bind(value).execute(&self.pool).await?;
+        Ok(())
     }
 
     /// Adds an appliance.
