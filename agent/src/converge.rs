@@ -166,7 +166,9 @@ impl Turn<'_> {
         let clock = Instant::now();
         let mut report = self.report(Some(desired), Outcome::Unchanged, Vec::new());
         let mut interrupted = None;
+        let executor = Executor { config: self.config, processes: self.processes, mirror: self.mirror.clone() };
         if let Some(step) = journal.state().open.clone() {
+            executor.end_interrupted(&step);
             journal.ended(&step.id.0, StepState::Interrupted, Vec::new())?;
             interrupted = Some(StepReport {
                 id: step.id.0.clone(),
@@ -223,7 +225,6 @@ impl Turn<'_> {
         if !plan.is_empty() {
             report.diff = unified_diff(before.as_deref().unwrap_or(""), &desired.text);
         }
-        let executor = Executor { config: self.config, processes: self.processes, mirror: self.mirror.clone() };
         let executed = executor.run(&plan, journal, progress)?;
         report.outcome = match (plan.is_empty(), executed.complete) {
             (true, _) => Outcome::Unchanged,

@@ -1,1 +1,11 @@
-//! x
+//! What the end-to-end tests and the demonstration stand on.
+//!
+//! - [`lite`]: the RPM-based lite appliance under test, made from what the machine's distribution offers.
+//! - [`world`]: a private network with the real frontend in it, and booted instances.
+//! - [`process`]: the only room here that spawns.
+//!
+//! Nothing here touches anything outside the namespaces and folders that it made, and all of it is gone when the value is dropped.
+
+pub mod lite;
+pub mod process;
+pub mod world;

@@ -135,11 +135,40 @@ impl Executor<'_> {
         self.config.root == Path::new("/")
     }
 
+    /// Makes sure that nothing of a step is still running that was begun by an agent that was killed: its unit lives on without the
+    /// agent. A script is ended, because it is run again from its start; a package transaction is waited for, because ending it
+    /// would leave the package database half done.
+    pub fn end_interrupted(&self, step: &Step) {
+        if !self.has_units() {
+            return;
+        }
+        let systemctl = |words: &[&str]| self.processes.run(&Task::new("systemctl", words));
+        match &step.action {
+            Action::Script(_) => {
+                let _ = systemctl(&["stop", &unit_name(&format!("script-{}", step.id.0))]);
+            }
+            Action::Packages(_) => {
+                let end = Instant::now() + Duration::from_secs(self.config.package_limit_seconds);
+                for unit in ["install", "remove"].map(unit_name) {
+                    let running =
+                        || systemctl(&["is-active", "--quiet", &unit]).is_ok_and(|finished| finished.success());
+                    while running() && Instant::now() < end {
+                        std::thread::sleep(Duration::from_millis(200));
+                    }
+                }
+            }
+            Action::Repositories(_) | Action::Command(_) => {}
+        }
+    }
+
+    fn has_units(&self) -> bool {
+        self.is_live() && self.config.transient_units && Path::new("/run/systemd/system").is_dir()
+    }
+
     /// Runs `task` in a transient unit of its own where systemd runs, so that it is outside the agent's sandbox, survives the
     /// agent's upgrade, and is found in the journal by its unit; as a plain process otherwise.
     fn run_outside(&self, unit: &str, task: Task) -> std::io::Result<Finished> {
-        let booted = self.is_live() && Path::new("/run/systemd/system").is_dir();
-        if !(booted && self.config.transient_units && task.input.is_empty()) {
+        if !(self.has_units() && task.input.is_empty()) {
             return self.processes.run(&task);
         }
         let mut args = vec![
@@ -148,7 +177,7 @@ impl Executor<'_> {
             "--pipe".to_owned(),
             "--collect".to_owned(),
             "--service-type=exec".to_owned(),
-            format!("--unit=rocks-{unit}"),
+            format!("--unit={}", unit_name(unit)),
             format!("--property=RuntimeMaxSec={}", task.limit.as_secs().max(1)),
             "--setenv=LC_ALL=C.UTF-8".to_owned(),
             "--setenv=HOME=/root".to_owned(),
@@ -165,6 +194,11 @@ impl Executor<'_> {
         finished.timed_out |= !finished.success() && started.elapsed() >= limit;
         Ok(finished)
     }
+}
+
+/// The transient unit of a piece of work.
+fn unit_name(work: &str) -> String {
+    format!("rocks-{work}.service")
 }
 
 fn report(step: &Step, state: StepState, took: Duration, outcome: &Outcome) -> StepReport {
