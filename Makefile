@@ -38,7 +38,7 @@ demo: bootstrap
 	@$(TARGET)/debug/demo
 
 # The order is from what fails fastest to what takes longest.
-test: bootstrap fmt shell-check units-check lint unit e2e
+test: bootstrap fmt shell-check units-check lint unit
 
 fmt: bootstrap
 	cargo fmt --all --check
@@ -46,13 +46,15 @@ fmt: bootstrap
 lint: bootstrap
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
+# The binaries first: tests run them.
 unit: bootstrap
-	cargo test --locked --workspace
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace -- --test-threads=2
 
-# The end-to-end tests boot instances; one at a time is kinder to a small machine than the default of one per core.
+# The end-to-end tests alone: they boot instances, one at a time.
 e2e: bootstrap
-	cargo build --locked -p rocks-server -p rocks-agent -p rocks-tests --bins
-	ROCKS_E2E=1 cargo test --locked -p rocks-tests --test 'e2e*' -- --test-threads=1
+	cargo build --locked --workspace --bins
+	cargo test --locked -p rocks-tests --test 'e2e*' -- --test-threads=1 --nocapture
 
 shell-check: bootstrap
 	@if command -v shellcheck >/dev/null; then shellcheck packaging/*.sh .ci/run; else echo 'shellcheck is not here: left out'; fi

@@ -75,7 +75,10 @@ impl World {
         let rpms: Vec<PathBuf> =
             fs::read_dir(&packages)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
         lite.sign(&rpms)?;
-        let prefix = format!("rk{}", std::process::id());
+        // Several worlds may be in one test program.
+        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let prefix = format!("rk{}n{number}", std::process::id());
         let mut world = Self { prefix, binaries, lite, packages, frontend: None, instances: 0, dir };
         say("making the network and starting the frontend");
         world.network()?;

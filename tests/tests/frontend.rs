@@ -1,0 +1,260 @@
+//! The frontend as agents and administrators meet it: the real binary on loopback, without root.
+#![expect(clippy::print_stdout, reason = "a test that is left out says why")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rocks_agent::fetch::{FetchError, Fetched, Known};
+use rocks_agent::identity::{Identity, Join};
+use rocks_common::ids::{Digest, Generation};
+use rocks_common::wire::{Facts, JoinToken};
+use rocks_tests::process::{Done, Running, cmd, wait_for};
+use serde_json::Value;
+
+struct Frontend {
+    running: Option<Running>,
+    binaries: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+fn binaries() -> PathBuf {
+    let mut folder = std::env::current_exe().expect("our own path");
+    folder.pop();
+    folder.pop();
+    folder
+}
+
+fn rolls() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs").canonicalize().expect("graphs")
+}
+
+impl Frontend {
+    fn new() -> Option<Self> {
+        let binaries = binaries();
+        if !binaries.join("rocks-server").exists() {
+            println!("skipped: build the binaries first");
+            return None;
+        }
+        let mut frontend = Self { running: None, binaries, dir: tempfile::tempdir().expect("a folder") };
+        frontend.start();
+        Some(frontend)
+    }
+
+    fn start(&mut self) {
+        let (server, state) = (self.binaries.join("rocks-server"), self.dir.path().join("state"));
+        cmd(&server)
+            .args(["init", "--if-needed", "--name", "127.0.0.1", "--state-dir"])
+            .arg(&state)
+            .run()
+            .expect("init");
+        let _ = fs::remove_file(state.join("run/addresses.json"));
+        let log = self.dir.path().join("log");
+        let running = cmd(&server).args(["serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(&state).start(&log);
+        self.running = Some(running.expect("serve"));
+        let up = wait_for("the frontend", Duration::from_secs(20), || {
+            Ok((self.rocks(&["list", "host"]).code() == 0).then_some(()))
+        });
+        up.unwrap_or_else(|error| panic!("{error:#}\n{}", fs::read_to_string(&log).unwrap_or_default()));
+    }
+
+    fn rocks(&self, words: &[&str]) -> Done {
+        let socket = self.dir.path().join("state/run/admin.sock");
+        cmd(self.binaries.join("rocks")).arg("--socket").arg(socket).args(words).output().expect("rocks runs")
+    }
+
+    fn ok(&self, words: &[&str]) -> String {
+        let done = self.rocks(words);
+        assert_eq!(done.code(), 0, "{words:?}: {}", done.both());
+        done.stdout
+    }
+
+    fn lite(&self) {
+        self.ok(&["add", "appliance", "lite"]);
+        for roll in ["base", "vim"] {
+            self.ok(&["add", "roll", &rolls().join(roll).display().to_string()]);
+        }
+    }
+
+    fn join(&self, host: &str) -> Join {
+        let json: Value =
+            serde_json::from_str(&self.ok(&["-o", "json", "add", "host", host, "appliance=lite"])).expect("json");
+        let text = |name: &str| json[name].as_str().expect("a text").to_owned();
+        Join { frontend: text("frontend"), token: JoinToken(text("token")), ca: text("ca") }
+    }
+
+    fn known(identity: &Identity, digest: Option<Digest>) -> Known {
+        Known { digest, generation: Generation(0), host: identity.host.clone(), seal_key: identity.seal_key }
+    }
+}
+
+async fn enrol(folder: &Path, join: &Join) -> Result<Identity, FetchError> {
+    let now = jiff::Timestamp::now();
+    match rocks_agent::identity::enrol(folder, join, Facts::default(), now).await {
+        Ok(identity) => Ok(identity),
+        Err(rocks_agent::identity::IdentityError::Fetch(error)) => Err(error),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn code(error: &FetchError) -> (u16, String) {
+    match error {
+        FetchError::Refused { status, code, .. } => (*status, code.clone()),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enrolment_kickstarts_waiting_and_revocation() {
+    let Some(mut frontend) = Frontend::new() else { return };
+    frontend.lite();
+    let folder = tempfile::tempdir().expect("a folder");
+    let join = frontend.join("lite-0-0");
+
+    // Wrong, used and (in the store's own test) expired tokens are refused in one and the same way.
+    let wrong = Join { token: JoinToken("x".into()), ..join.clone() };
+    let wrong = code(&enrol(folder.path(), &wrong).await.expect_err("a wrong token"));
+    let identity = enrol(folder.path(), &join).await.expect("enrolled");
+    let used = code(&enrol(folder.path(), &join).await.expect_err("a used token"));
+    assert_eq!(wrong, (403, "token-refused".to_owned()));
+    assert_eq!(used, wrong);
+
+    // Without a certificate there is nothing but enrolment.
+    let bare = rocks_agent::tls::client(&join.ca, None).expect("tls");
+    let mut bare = rocks_agent::fetch::Client::new(&join.frontend, bare).expect("a client");
+    let refused = bare.kickstart(&Frontend::known(&identity, None), 0).await.expect_err("no certificate");
+    assert_eq!(code(&refused), (401, "certificate-required".to_owned()));
+
+    // Another authority's word does not count.
+    let stranger = tempfile::tempdir().expect("a folder");
+    cmd(binaries().join("rocks-server")).args(["init", "--state-dir"]).arg(stranger.path()).run().expect("init");
+    let other = fs::read_to_string(stranger.path().join("ca/ca.pem")).expect("a CA");
+    let deceived = Join { ca: other, ..join.clone() };
+    assert!(matches!(enrol(folder.path(), &deceived).await, Err(FetchError::Network { .. })));
+
+    // 200, then 304, then an answer as soon as something changes and not before.
+    let mut client = identity.client().expect("a client");
+    let first: Fetched =
+        client.kickstart(&Frontend::known(&identity, None), 0).await.expect("answered").expect("a kickstart");
+    let known = Frontend::known(&identity, Some(first.digest));
+    assert!(client.kickstart(&known, 0).await.expect("answered").is_none());
+    let waiting = tokio::spawn(async move { (client.kickstart(&known, 30).await, Instant::now()) });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished(), "it answered before anything changed");
+    frontend.ok(&["set", "appliance", "attr", "lite", "vim", "yes"]);
+    let (second, _) = waiting.await.expect("no panic");
+    let second = second.expect("answered").expect("a new kickstart");
+    assert!(second.generation > first.generation && second.text.contains("vim-enhanced"));
+
+    // An attribute that no profile reads changes nothing.
+    frontend.ok(&["set", "attr", "unread", "x"]);
+    frontend.ok(&["sync", "config"]);
+    let mut client = identity.client().expect("a client");
+    let known = Frontend::known(&identity, Some(second.digest));
+    assert!(client.kickstart(&known, 0).await.expect("answered").is_none());
+
+    // A renewed certificate works; generations go on after the frontend was killed.
+    let renewed = identity.renew(Facts::default(), jiff::Timestamp::now()).await.expect("renewed");
+    if let Some(mut running) = frontend.running.take() {
+        running.kill();
+    }
+    frontend.start();
+    let addresses: Value = serde_json::from_str(
+        &fs::read_to_string(frontend.dir.path().join("state/run/addresses.json")).expect("addresses"),
+    )
+    .expect("json");
+    assert!(addresses["url"].as_str().is_some_and(|url| url.starts_with("https://127.0.0.1:")));
+    let ca = fs::read_to_string(renewed.file("ca.pem")).expect("ca");
+    let pair = ["cert.pem", "key.pem"].map(|name| fs::read_to_string(renewed.file(name)).expect("pem"));
+    let tls = || rocks_agent::tls::client(&ca, Some((&pair[0], &pair[1]))).expect("tls");
+    let url = addresses["url"].as_str().expect("url");
+    let mut client = rocks_agent::fetch::Client::new(url, tls()).expect("a client");
+    let again = client.kickstart(&Frontend::known(&renewed, None), 0).await.expect("answered").expect("a kickstart");
+    assert!(again.generation > second.generation);
+
+    // A host that is removed gets nothing any more.
+    frontend.ok(&["remove", "host", "lite-0-0"]);
+    let gone = || Ok((frontend.rocks(&["list", "host", "lite-0-0"]).code() == 4).then_some(()));
+    wait_for("the removal", Duration::from_secs(5), gone).expect("removed");
+    let mut last = None;
+    for _ in 0..50 {
+        let mut client = rocks_agent::fetch::Client::new(url, tls()).expect("a client");
+        last = client.kickstart(&Frontend::known(&renewed, None), 0).await.err().map(|error| code(&error));
+        if last == Some((403, "certificate-revoked".to_owned())) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it still answers: {last:?}");
+}
+
+#[test]
+fn a_dump_rebuilds_the_store_and_errors_have_their_codes() {
+    let Some(first) = Frontend::new() else { return };
+    first.lite();
+    first.ok(&["disable", "roll", "vim"]);
+    first.ok(&["trust", "roll", "base"]);
+    first.join("lite-0-0");
+    first.ok(&["set", "attr", "a", "it's = \"quoted\" $HOME"]);
+    first.ok(&["set", "os", "attr", "linux", "b", ""]);
+    first.ok(&["set", "appliance", "attr", "--", "lite", "c", "-x"]);
+    first.ok(&["set", "host", "attr", "lite-0-0", "d", "two\nlines"]);
+    let dump = first.ok(&["dump"]);
+    let Some(second) = Frontend::new() else { return };
+    let script = second.dir.path().join("dump.sh");
+    fs::write(&script, &dump).expect("written");
+    let path = format!("{}:/usr/bin:/bin", second.binaries.display());
+    let socket = second.dir.path().join("state/run/admin.sock");
+    cmd("sh").arg(&script).env("PATH", path).env("ROCKS_SOCKET", socket).run().expect("the dump can be replayed");
+    assert_eq!(second.ok(&["dump"]), dump);
+
+    for (words, exit) in [
+        (&["list", "host", "profile", "nobody"][..], 4),
+        (&["add", "appliance", "lite"], 5),
+        (&["add", "host", "x", "appliance=nope"], 4),
+        (&["add", "host", "-bad-", "appliance=lite"], 2),
+        (&["remove", "appliance", "lite"], 5),
+        (&["frobnicate"], 2),
+        (&["add", "roll", "/nonexistent"], 2),
+        (&["set", "attr", "1bad", "x"], 2),
+    ] {
+        let done = first.rocks(words);
+        assert_eq!(done.code(), exit, "{words:?}: {}", done.both());
+        assert!(done.stderr.starts_with("error: "), "{words:?}: {}", done.both());
+    }
+    let nowhere = cmd(first.binaries.join("rocks"))
+        .args(["--socket", "/nonexistent", "list", "host"])
+        .output()
+        .expect("rocks runs");
+    assert_eq!(nowhere.code(), 75);
+}
+
+#[test]
+fn a_roll_that_changes_on_disk_is_seen_and_one_with_errors_is_not_served() {
+    let Some(frontend) = Frontend::new() else { return };
+    let roll = frontend.dir.path().join("mine");
+    let put = |path: &str, text: &str| {
+        let path = roll.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, text).expect("written");
+    };
+    put("graphs/default/m.xml", "<graph><edge from=\"lite\"><to>m</to></edge></graph>");
+    put("nodes/lite.xml", "<kickstart/>");
+    put("nodes/m.xml", "<kickstart><main><lang>en_US</lang></main></kickstart>");
+    frontend.ok(&["add", "appliance", "lite"]);
+    frontend.ok(&["add", "roll", &roll.display().to_string()]);
+    frontend.join("lite-0-0");
+    let has = |text: &str| {
+        let found = || Ok(frontend.rocks(&["list", "host", "profile", "lite-0-0"]).stdout.contains(text).then_some(()));
+        wait_for(text, Duration::from_secs(10), found).unwrap_or_else(|error| panic!("{error:#}"));
+    };
+    has("lang en_US");
+    put("nodes/m.xml", "<kickstart><main><lang>&nope;</lang><frob/></main></kickstart>");
+    let sync = frontend.rocks(&["sync", "config"]);
+    assert_eq!(sync.code(), 1);
+    assert!(sync.stdout.contains("undefined-entity") && sync.stdout.contains("unknown-command"), "{}", sync.both());
+    has("lang en_US");
+    put("nodes/m.xml", "<kickstart><main><lang>de_DE</lang></main></kickstart>");
+    frontend.ok(&["sync", "config"]);
+    has("lang de_DE");
+}
