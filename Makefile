@@ -64,7 +64,9 @@ units-check:
 	packaging/check-units.sh
 
 bench: bootstrap
-	cargo bench --locked --workspace
+	cargo bench --locked -p rocks-common
+	cargo build --locked --release --workspace --bins
+	$(TARGET)/release/swarm 2000
 
 build: bootstrap-build
 	cargo build --locked --release -p rocks-server -p rocks-agent --bins

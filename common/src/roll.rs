@@ -13,7 +13,7 @@ use crate::attr::{Attributes, Scope};
 use crate::diag::{Diagnostic, Diagnostics, Source};
 use crate::dialect::Dialect;
 use crate::graph::{self, Graph, GraphFile};
-use crate::ids::AttrName;
+use crate::ids::{AttrName, Digest};
 use crate::limits;
 use crate::node::NodeFile;
 
@@ -59,6 +59,10 @@ pub struct RollSet {
     pub defaults: Vec<(AttrName, String)>,
     /// Include files.
     pub includes: Includes,
+    /// The digest of all that was read: two sets with the same digest make the same profiles.
+    pub digest: Digest,
+    /// Whether any node file has code to run (`<eval>`).
+    pub has_eval: bool,
     nodes: BTreeMap<Box<str>, Arc<NodeFile>>,
     site_nodes: BTreeMap<Box<str>, Arc<NodeFile>>,
 }
@@ -115,7 +119,7 @@ impl RollSet {
 /// Reads the rolls in `folders`. What is wrong with node files is kept with them and, in `modern`, reported at once too.
 #[must_use]
 pub fn load(folders: &[PathBuf], options: &LoadOptions) -> (RollSet, Diagnostics) {
-    let mut loader = Loader { options, diagnostics: Diagnostics::new(), files: 0 };
+    let mut loader = Loader { options, diagnostics: Diagnostics::new(), files: 0, read: Vec::new() };
     let mut rolls = Vec::new();
     let mut nodes = BTreeMap::new();
     let mut site_nodes = BTreeMap::new();
@@ -160,7 +164,13 @@ pub fn load(folders: &[PathBuf], options: &LoadOptions) -> (RollSet, Diagnostics
         }
     }
     let graph = Graph::new(options.dialect, graph_files.into_values().map(|(_, file)| file).collect());
-    (RollSet { dialect: options.dialect, rolls, graph, defaults, includes, nodes, site_nodes }, loader.diagnostics)
+    let has_eval = nodes.values().chain(site_nodes.values()).any(|file| file.source.text().contains("<eval"))
+        || includes.values().any(|text| text.contains("<eval"));
+    let fields: Vec<&[u8]> = loader.read.iter().map(|digest| &digest.as_bytes()[..]).collect();
+    let digest = Digest::of_fields(&fields);
+    let set =
+        RollSet { dialect: options.dialect, rolls, graph, defaults, includes, digest, has_eval, nodes, site_nodes };
+    (set, loader.diagnostics)
 }
 
 fn folder_name(folder: &Path) -> String {
@@ -172,6 +182,8 @@ struct Loader<'o> {
     options: &'o LoadOptions,
     diagnostics: Diagnostics,
     files: usize,
+    /// Digests of the paths and contents of all files read, in order.
+    read: Vec<Digest>,
 }
 
 impl Loader<'_> {
@@ -221,7 +233,10 @@ impl Loader<'_> {
             }
         }
         match fs::read(path).map(String::from_utf8) {
-            Ok(Ok(text)) => Some(text),
+            Ok(Ok(text)) => {
+                self.read.push(Digest::of_fields(&[path.as_os_str().as_encoded_bytes(), text.as_bytes()]));
+                Some(text)
+            }
             Ok(Err(_)) => {
                 self.diagnostics.push(problem("not-utf8", "it is not UTF-8".to_owned()));
                 None
@@ -264,6 +279,7 @@ impl Loader<'_> {
                 // What is no text cannot be put into a node file; it may still be data for an `eval`.
                 let small = fs::metadata(&path).is_ok_and(|meta| meta.len() <= limits::XML_FILE_BYTES);
                 if let Some(Ok(text)) = small.then(|| fs::read_to_string(&path)) {
+                    self.read.push(Digest::of_fields(&[path.as_os_str().as_encoded_bytes(), text.as_bytes()]));
                     includes.insert(below.display().to_string().into(), text.into());
                 }
             }

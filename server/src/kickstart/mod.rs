@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::ca::Authority;
 use crate::eval::{Policy, Runner};
-use crate::store::{Host, Setting, Store, StoreError, attributes_of};
+use crate::store::{Host, Owner, Setting, Store, StoreError, attributes_of};
 
 /// A kickstart's text and what is said about it.
 #[derive(Debug)]
@@ -78,6 +78,8 @@ pub struct Service {
     slots: RwLock<HashMap<HostName, Arc<Slot>>>,
     rolls: RwLock<Option<Arc<RollSet>>>,
     last: Mutex<SyncReport>,
+    /// What each host was given last, and what that depended on.
+    rendered: Arc<Mutex<HashMap<HostName, Rendered>>>,
     identity: Option<(u32, u32)>,
 }
 
@@ -98,11 +100,28 @@ pub enum RenderError {
 /// The attributes that a profile read, with the values that it found.
 type Reads = Vec<(Box<str>, Option<String>)>;
 
+/// Whether `attributes` have the values that were read.
+fn same(reads: &Reads, attributes: &Attributes) -> bool {
+    reads.iter().all(|(name, value)| attributes.get(name) == value.as_deref())
+}
+
+/// A rendering and all that it depended on.
+struct Rendered {
+    rolls: Digest,
+    trusted: Option<Vec<String>>,
+    root: String,
+    reads: Reads,
+    body: Arc<Body>,
+}
+
+/// A rendering with what it depended on.
+type Shareable = (Arc<Reads>, Arc<Body>);
+
 /// Renderings that other hosts may share: those for which the same attributes have the same values.
 #[derive(Default)]
 struct Shared {
     /// By the node that the profile begins at.
-    by_root: HashMap<String, Vec<(Reads, Arc<Body>)>>,
+    by_root: HashMap<String, Vec<Shareable>>,
 }
 
 impl Service {
@@ -118,6 +137,7 @@ impl Service {
             slots: RwLock::new(HashMap::new()),
             rolls: RwLock::new(None),
             last: Mutex::new(SyncReport::default()),
+            rendered: Arc::default(),
             identity,
         }
     }
@@ -189,6 +209,8 @@ impl Service {
             let globals = global(&settings);
             let loaded = tokio::task::spawn_blocking(move || load(&folders, &globals, &roots)).await;
             match loaded {
+                // The same files again: what was made of them still holds.
+                Ok(Ok(rolls)) if self.rolls().is_some_and(|now| now.digest == rolls.digest) => report.problems = None,
                 Ok(Ok(rolls)) => {
                     *self.rolls.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rolls));
                     report.problems = None;
@@ -205,8 +227,11 @@ impl Service {
         let policy = Policy { trusted: Some(trusted), identity: self.identity };
         let url = self.frontend_url.clone();
         let work = {
-            let (hosts, set) = (hosts.clone(), set.clone());
-            tokio::task::spawn_blocking(move || render_all(&set, &hosts, &appliances, &settings, &url, &policy))
+            let (hosts, set, kept) = (hosts.clone(), set.clone(), self.rendered.clone());
+            tokio::task::spawn_blocking(move || {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                render_all(&set, &hosts, &appliances, &settings, &url, &policy, &mut kept)
+            })
         };
         let rendered = work.await.unwrap_or_default();
         let mut next = Vec::new();
@@ -282,39 +307,79 @@ fn render_all(
     settings: &[Setting],
     url: &str,
     policy: &Policy,
+    kept: &mut HashMap<HostName, Rendered>,
 ) -> Vec<(HostName, Result<Arc<Body>, String>)> {
     let mut shared = Shared::default();
-    let runner = Runner::new(rolls, policy.clone());
+    // Preparing to run code costs time; most rolls have none.
+    let runner = rolls.has_eval.then(|| Runner::new(rolls, policy.clone()).map_err(|error| error.to_string()));
+    let nodes: HashMap<&str, &crate::store::Appliance> = appliances.iter().map(|a| (a.name.as_str(), a)).collect();
+    let common: Vec<Setting> = settings.iter().filter(|s| !matches!(s.owner, Owner::Host(_))).cloned().collect();
+    let mut own: HashMap<&str, Vec<Setting>> = HashMap::new();
+    for setting in settings {
+        if let Owner::Host(host) = &setting.owner {
+            own.entry(host.as_str()).or_default().push(setting.clone());
+        }
+    }
     let mut all = Vec::with_capacity(hosts.len());
     for host in hosts {
-        let Some(appliance) = appliances.iter().find(|a| a.name == host.appliance) else {
+        let Some(appliance) = nodes.get(host.appliance.as_str()) else {
             all.push((host.name.clone(), Err(format!("there is no appliance {}", host.appliance))));
             continue;
         };
-        let mut attributes = attributes_of(host, appliance, settings, url);
+        let mut attributes = attributes_of(host, appliance, &common, url);
+        for setting in own.get(host.name.as_str()).into_iter().flatten() {
+            attributes.set(Scope::Host, setting.name.clone(), setting.value.as_str());
+        }
         rolls.complete(&mut attributes);
-        let known = shared.by_root.entry(appliance.node.clone()).or_default();
-        let same =
-            known.iter().find(|(reads, _)| reads.iter().all(|(name, value)| attributes.get(name) == value.as_deref()));
-        if let Some((_, body)) = same {
-            all.push((host.name.clone(), Ok(body.clone())));
+        let before = kept.get(&host.name).filter(|before| {
+            before.rolls == rolls.digest
+                && before.root == appliance.node
+                && before.trusted == policy.trusted
+                && same(&before.reads, &attributes)
+        });
+        if let Some(before) = before {
+            all.push((host.name.clone(), Ok(before.body.clone())));
             continue;
         }
-        let result = match &runner {
-            Err(error) => Err(format!("cannot prepare to run code: {error}")),
-            Ok(runner) => render(rolls, &appliance.node, &attributes, runner),
-        };
-        let result = result.map(|(text, reads)| {
-            let body = Arc::new(body_of(text));
-            let reads =
-                reads.into_iter().map(|name| (name.clone(), attributes.get(&name).map(ToOwned::to_owned))).collect();
-            // A fleet in which every host differs gains nothing from comparing with all others.
-            if known.len() < 64 {
-                known.push((reads, body.clone()));
+        let known = shared.by_root.entry(appliance.node.clone()).or_default();
+        let twin = known.iter().find(|(reads, _)| same(reads, &attributes)).cloned();
+        let result = match (twin, &runner) {
+            (Some(twin), _) => Ok(twin),
+            (None, Some(Err(error))) => Err(format!("cannot prepare to run code: {error}")),
+            (None, runner) => {
+                let eval = match runner {
+                    Some(Ok(runner)) => Eval::Run(runner),
+                    _ => Eval::No,
+                };
+                render(rolls, &appliance.node, &attributes, eval).map(|(text, reads)| {
+                    let value = |name: Box<str>| {
+                        let value = attributes.get(&name).map(ToOwned::to_owned);
+                        (name, value)
+                    };
+                    let made = (Arc::new(reads.into_iter().map(value).collect::<Reads>()), Arc::new(body_of(text)));
+                    // A fleet in which every host differs gains nothing from comparing with all others.
+                    if known.len() < 64 {
+                        known.push(made.clone());
+                    }
+                    made
+                })
             }
-            body
-        });
-        all.push((host.name.clone(), result));
+        };
+        if let Ok((reads, body)) = &result {
+            let rendered = Rendered {
+                rolls: rolls.digest,
+                trusted: policy.trusted.clone(),
+                root: appliance.node.clone(),
+                reads: reads.to_vec(),
+                body: body.clone(),
+            };
+            kept.insert(host.name.clone(), rendered);
+        }
+        all.push((host.name.clone(), result.map(|(_, body)| body)));
+    }
+    if kept.len() > hosts.len() {
+        let there: std::collections::HashSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
+        kept.retain(|host, _| there.contains(host));
     }
     all
 }
@@ -323,9 +388,9 @@ fn render(
     rolls: &RollSet,
     root: &str,
     attributes: &Attributes,
-    runner: &Runner,
+    eval: Eval<'_>,
 ) -> Result<(String, std::collections::BTreeSet<Box<str>>), String> {
-    let request = Request { root, attributes, eval: Eval::Run(runner), only_rolls: None };
+    let request = Request { root, attributes, eval, only_rolls: None };
     let profile = profile::build(rolls, &request).map_err(|problems| problems.render())?;
     let text = generate::kickstart(&profile).map_err(|problems| problems.render())?;
     Ok((text, profile.reads))
