@@ -288,7 +288,16 @@ impl Agent {
             let life = self.identity.not_after.as_second() - self.identity.since.as_second();
             let most = u32::try_from((life / 6).max(5)).unwrap_or(u32::MAX);
             let wait = if first || incomplete > 0 { 0 } else { self.config.wait_seconds.min(most) };
-            let turned = self.turn(wait, first || incomplete > 0).await?;
+            let turned = match self.turn(wait, first || incomplete > 0).await {
+                Ok(turned) => turned,
+                // A full disk is not the end: nothing more is done until what is done can be written down.
+                Err(ServiceError::Journal(error @ JournalError::Io { .. })) => {
+                    incomplete += 1;
+                    self.tell_stuck(&error, Delay::Incomplete(incomplete - 1).with_jitter()).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if let Some(report) = &turned.report {
                 log_report(report);
             }
@@ -334,6 +343,23 @@ impl Agent {
                 self.pause(pause).await;
             }
         }
+    }
+
+    /// The state cannot be written: says so everywhere where it can be said, and waits.
+    async fn tell_stuck(&mut self, error: &JournalError, pause: Duration) {
+        let full = matches!(error, JournalError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
+        let code = if full { "disk-full" } else { "state-unwritable" };
+        let found = finding(code, "state", format!("nothing is done until this is mended: {error}"));
+        log(&found.message);
+        tell(&format!("STATUS={code}: {error}"));
+        let facts = identity::facts(&self.config.root);
+        let turn = Turn { config: &self.config, processes: &System, mirror: None, facts };
+        let report = turn.report(None, Outcome::Incomplete, vec![found]);
+        let turned = Turned { report: Some(report.clone()), error: None };
+        self.keep_status(&turned, Some(pause));
+        // Not by way of the spool, which is on the same disk.
+        let _ = self.client.report(&report).await;
+        sleep(pause).await;
     }
 
     /// Waits, but not longer than until the frontend has something newer, if steps are only to be tried again.

@@ -151,4 +151,21 @@ fn kills_cut_links_and_failing_scripts_lose_nothing() {
     converged(&world, &instance);
     assert_eq!(instance.read("/root/third").expect("third"), "fine\n");
     assert_eq!(count("/root/first", "once"), 1);
+
+    // The disk with the agent's state is full: a finding, everything as before; and it goes on by itself when there is room.
+    let run = |script: &str| {
+        let done = instance.exec(&["sh", "-ec", script]).expect("a shell");
+        assert_eq!(done.code(), 0, "{script}: {}", done.both());
+    };
+    run("systemctl stop rocks-agent; cp -a /var/lib/rocks-agent /run/kept; \
+         mount -t tmpfs -o size=4m,mode=0700 tmpfs /var/lib/rocks-agent; cp -a /run/kept/. /var/lib/rocks-agent; \
+         dd if=/dev/zero of=/var/lib/rocks-agent/fill bs=4k 2>/dev/null || :; systemctl start rocks-agent");
+    change(&world, "lite-0-1", &["set", "attr", "motd", "after the flood"]);
+    let full = |r: &Value| r["findings"].as_array().is_some_and(|f| f.iter().any(|f| f["code"] == "disk-full"));
+    world.wait_report("lite-0-1", PATIENCE, full).unwrap_or_else(|e| panic!("{e:#}\n{}", instance.agent_log()));
+    assert!(!instance.exec(&["cat", "/etc/motd"]).expect("motd").stdout.contains("flood"));
+    run("rm /var/lib/rocks-agent/fill");
+    converged(&world, &instance);
+    assert_eq!(instance.read("/etc/motd").expect("motd"), "after the flood\n");
+    assert_eq!(count("/root/first", "once"), 1);
 }
