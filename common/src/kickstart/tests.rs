@@ -114,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_printed_reads_the_same(lines in proptest::collection::vec("(lang [a-z]{1,4}|%packages|@g:1|@\\^e f|-?[a-z]{1,3}(\\*)?|%end|%post --log=/x|echo .{0,10}|%addon q|# a/n.xml:3)", 0..20)) {
+    fn what_is_printed_reads_the_same(lines in proptest::collection::vec("(lang [a-z]{1,4}|%packages|@g:1|@\\^e f|-?[a-z]{1,3}(\\*)?|%end|%post --log=/x|echo [a-z0-9'\"#@%:=/. -]{0,10}|%addon q|# a/n.xml:3)", 0..20)) {
         let (first, problems) = read(&(lines.join("\n") + "\n"));
         if !problems.has_errors() {
             let (second, _) = read(&first.to_string());
