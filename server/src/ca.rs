@@ -101,14 +101,18 @@ impl Authority {
             made.map_err(|source| CaError::Io { path, source })?;
         }
         if !state.join("ca/ca.pem").exists() {
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            // A key that an interrupted `init` left is used: nobody has seen it.
+            let path = state.join("ca/ca.key");
+            if !path.exists() {
+                write(&path, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem().as_bytes())?;
+            }
+            let key = KeyPair::from_pem(&read(&path)?)?;
             let mut params = CertificateParams::default();
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             params.distinguished_name.push(DnType::CommonName, "Rocks frontend CA");
             (params.not_before, params.not_after) = validity(Timestamp::now(), 3650 * 24 * 3600);
             let certificate = params.self_signed(&key)?;
-            write(&state.join("ca/ca.key"), key.serialize_pem().as_bytes())?;
             write(&state.join("ca/ca.pem"), certificate.pem().as_bytes())?;
         }
         if !state.join("keys/seal.p8").exists() {

@@ -157,10 +157,11 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let synced = service.sync(true).await?;
     tell_sync(&synced, &metrics);
     let (reload, reloads) = mpsc::channel(1);
-    let _watcher = if config.watch_rolls { watch_rolls(&service, &reload).await } else { None };
-    let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads));
+    let watcher = if config.watch_rolls { watcher(&reload) } else { None };
+    let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watcher));
     let renewer = tokio::spawn(renew_server_certificate(authority, config.clone(), tls_sender));
     let serving = tokio::spawn(listen::serve(public, listener, tls));
+    let hangup_reload = reload.clone();
     let admin = Admin { store, service, config, metrics, mirror, reload };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
@@ -168,16 +169,32 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let again = async {
+        while hangup.recv().await.is_some() {
+            let _ = hangup_reload.try_send(());
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = again => {}
         () = watchdog() => {}
-        ended = serving => ended.context("the listener ended")?,
-        ended = worker => ended.context("the synchronisation ended")?,
+        ended = serving => {
+            ended.context("the listener broke off")?;
+            anyhow::bail!("the listener ended");
+        }
+        ended = worker => {
+            ended.context("the synchronisation broke off")?;
+            anyhow::bail!("the synchronisation ended");
+        }
+        ended = administration => {
+            ended.context("the administrator's socket broke off")??;
+            anyhow::bail!("the administrator's socket ended");
+        }
     }
     tell("STOPPING=1");
     renewer.abort();
-    administration.abort();
     let _ = fs::remove_file(socket);
     Ok(())
 }
@@ -218,9 +235,14 @@ async fn synchronise(
     public: Arc<Public>,
     metrics: Arc<Metrics>,
     mut reloads: mpsc::Receiver<()>,
+    mut watcher: Option<notify::RecommendedWatcher>,
 ) {
     let mut changes = public.store.changes();
+    let mut watched = std::collections::HashSet::new();
     loop {
+        if let Some(watcher) = &mut watcher {
+            watch_rolls(&service, watcher, &mut watched).await;
+        }
         let reload = tokio::select! {
             changed = changes.changed() => match changed {
                 // A roll that was added or an attribute that the check counts on may make all the difference.
@@ -248,23 +270,36 @@ async fn synchronise(
     }
 }
 
-/// Watches the folders of all rolls. Those added later are seen when the store changes.
-async fn watch_rolls(service: &Arc<Service>, reload: &mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+/// What tells of changes on disk.
+fn watcher(reload: &mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     let sender = reload.clone();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+    notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a file is an event too.
         if event.is_ok_and(|event| !event.kind.is_access()) {
             let _ = sender.try_send(());
         }
     })
     .inspect_err(|error| tracing::warn!("roll folders are not watched: {error}"))
-    .ok()?;
-    for folder in service.folders().await.ok()? {
-        if let Err(error) = watcher.watch(&folder, RecursiveMode::Recursive) {
+    .ok()
+}
+
+/// Watches the folders of the enabled rolls, and no others any more.
+async fn watch_rolls(
+    service: &Service,
+    watcher: &mut notify::RecommendedWatcher,
+    watched: &mut std::collections::HashSet<PathBuf>,
+) {
+    let Ok(folders) = service.folders().await else { return };
+    let folders: std::collections::HashSet<PathBuf> = folders.into_iter().collect();
+    for folder in watched.difference(&folders) {
+        let _ = watcher.unwatch(folder);
+    }
+    for folder in folders.difference(watched) {
+        if let Err(error) = watcher.watch(folder, RecursiveMode::Recursive) {
             tracing::warn!("{} is not watched: {error}", folder.display());
         }
     }
-    Some(watcher)
+    *watched = folders;
 }
 
 /// The listener's certificate is made anew long before it ends; connections that are open keep theirs.

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rocks_common::ids::Digest;
@@ -26,8 +26,8 @@ pub const OUTPUT_BYTES: usize = 4 << 20;
 /// Who may run code, and as whom.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// Names of the roll folders whose code may run; none: of all.
-    pub trusted: Option<Vec<String>>,
+    /// Folders of the rolls whose code may run; none: of all. Names are no proof: two rolls may have the same.
+    pub trusted: Option<Vec<PathBuf>>,
     /// User and group to run as; none: as we are.
     pub identity: Option<(u32, u32)>,
 }
@@ -58,9 +58,10 @@ impl Runner {
     }
 
     fn run(&self, request: &EvalRequest<'_>) -> Result<String, EvalFailure> {
-        if self.policy.trusted.as_ref().is_some_and(|trusted| !trusted.iter().any(|roll| roll == request.roll)) {
+        let inside = |roll: &PathBuf| Path::new(request.path).starts_with(roll);
+        if self.policy.trusted.as_ref().is_some_and(|trusted| !trusted.iter().any(inside)) {
             let message =
-                format!("roll `{}` is not trusted to run code; `rocks trust roll {}`", request.roll, request.roll);
+                format!("the roll that {} is in is not trusted to run code; see `rocks trust roll`", request.path);
             return Err(EvalFailure(message));
         }
         let mut env = vec![
@@ -92,7 +93,7 @@ impl Runner {
 
 impl Evaluator for Runner {
     fn eval(&self, request: &EvalRequest<'_>) -> Result<String, EvalFailure> {
-        let mut fields: Vec<&[u8]> = vec![request.shell.as_bytes(), request.body.as_bytes(), request.roll.as_bytes()];
+        let mut fields: Vec<&[u8]> = vec![request.shell.as_bytes(), request.body.as_bytes(), request.path.as_bytes()];
         for (name, value) in request.variables {
             fields.extend([name.as_bytes(), value.as_bytes()]);
         }

@@ -42,8 +42,8 @@ use crate::store::{Store, StoreError};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
-/// How long the head of a request may take to come.
-const HEAD: Duration = Duration::from_secs(600);
+/// How long the head of a request may take to come, and how long a connection may be idle.
+const HEAD: Duration = Duration::from_secs(60);
 /// How long the body of a request may take to come.
 const BODY: Duration = Duration::from_secs(60);
 
@@ -72,6 +72,8 @@ pub struct Public {
 struct Caller {
     host: HostName,
     serial: String,
+    /// When the certificate ends, in seconds since 1970.
+    not_after: i64,
 }
 
 /// The TLS configuration: our certificate, and client certificates of our authority if shown.
@@ -152,22 +154,28 @@ async fn connection(public: &Arc<Public>, acceptor: TlsAcceptor, stream: TcpStre
 fn caller_of(der: &CertificateDer<'_>) -> Option<Caller> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(Caller { host: name.parse().ok()?, serial: hex(certificate.raw_serial()) })
+    let not_after = certificate.validity().not_after.timestamp();
+    Some(Caller { host: name.parse().ok()?, serial: hex(certificate.raw_serial()), not_after })
 }
 
 /// Answers a request; files of the mirror come in pieces, everything else is whole.
 async fn answer(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Response<Body> {
     let is_mirror =
         matches!(*request.method(), Method::GET | Method::HEAD) && request.uri().path().starts_with(path::MIRROR);
-    if is_mirror && caller.as_ref().is_some_and(|caller| !is_revoked(public, caller)) {
+    if is_mirror && caller.as_ref().is_some_and(|caller| refusal(public, caller).is_none()) {
         public.metrics.requests.inc();
         return crate::mirror::serve::handle(&public.mirror, request).await;
     }
     answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())
 }
 
-fn is_revoked(public: &Public, caller: &Caller) -> bool {
-    public.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&caller.serial)
+/// Why a certificate that was good when the connection was made is not any more.
+fn refusal(public: &Public, caller: &Caller) -> Option<Reply> {
+    if public.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&caller.serial) {
+        return Some(problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked"));
+    }
+    let over = Timestamp::now().as_second() > caller.not_after;
+    over.then(|| problem(StatusCode::UNAUTHORIZED, "certificate-expired", "this certificate has ended"))
 }
 
 async fn answer_whole(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Reply {
@@ -186,8 +194,8 @@ async fn answer_whole(public: &Arc<Public>, caller: Option<Caller>, request: Req
             "a client certificate of this frontend is required",
         );
     };
-    if is_revoked(public, &caller) {
-        return problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked");
+    if let Some(refusal) = refusal(public, &caller) {
+        return refusal;
     }
     match (request.method().clone(), path) {
         (Method::GET, path::KICKSTART | path::KICKSTART_CGI) => kickstart(public, &caller, &request).await,
@@ -247,6 +255,10 @@ async fn kickstart(public: &Arc<Public>, caller: &Caller, request: &Request<Inco
         public.metrics.waiting.inc();
         let _ = timeout(wait, view.wait_for(differs)).await;
         public.metrics.waiting.dec();
+        // Much may have happened meanwhile.
+        if let Some(refusal) = refusal(public, caller) {
+            return refusal;
+        }
     }
     let served = view.borrow_and_update().clone();
     match served {

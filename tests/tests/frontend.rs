@@ -254,7 +254,19 @@ fn a_roll_that_changes_on_disk_is_seen_and_one_with_errors_is_not_served() {
     assert_eq!(sync.code(), 1);
     assert!(sync.stdout.contains("undefined-entity") && sync.stdout.contains("unknown-command"), "{}", sync.both());
     has("lang en_US");
+    // Mended, it is seen without being told: the roll was added after the start, and is watched.
     put("nodes/m.xml", "<kickstart><main><lang>de_DE</lang></main></kickstart>");
-    frontend.ok(&["sync", "config"]);
     has("lang de_DE");
+
+    // Code of a roll that is not trusted does not run, whatever other rolls are called; trusted, it does.
+    let twin = frontend.dir.path().join("elsewhere/mine");
+    fs::create_dir_all(twin.join("graphs/default")).expect("made");
+    frontend.ok(&["add", "roll", &twin.display().to_string(), "name=twin"]);
+    frontend.ok(&["trust", "roll", "twin"]);
+    put("nodes/m.xml", "<kickstart><main><lang><eval>echo fr_FR</eval></lang></main></kickstart>");
+    let refused = frontend.rocks(&["sync", "config"]);
+    assert!(refused.code() == 1 && refused.stdout.contains("not trusted"), "{}", refused.both());
+    has("lang de_DE");
+    frontend.ok(&["trust", "roll", "mine"]);
+    has("lang fr_FR");
 }

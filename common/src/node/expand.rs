@@ -44,8 +44,10 @@ pub struct EvalRequest<'r> {
     pub body: &'r str,
     /// The roll folder whose code it is.
     pub roll: &'r str,
-    /// The node file it stands in.
+    /// The node file it stands in, as the original names it.
     pub file: &'r str,
+    /// The path of that file.
+    pub path: &'r str,
     /// Its line there, from 1.
     pub line: u32,
     /// Values set with `<var>`, given to the code as environment.
@@ -509,6 +511,7 @@ impl<'a> Worker<'a, '_, '_> {
                     body: &body,
                     roll: &self.file.folder,
                     file: &self.file.path,
+                    path: self.file.source.name(),
                     line: self.file.line(&element.span),
                     variables: &self.expansion.variables,
                 };

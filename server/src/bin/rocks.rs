@@ -5,6 +5,6 @@ use std::process::ExitCode;
 use rocks_server::output::Output;
 
 fn main() -> ExitCode {
-    let mut output = Output { out: &mut std::io::stdout().lock(), err: &mut std::io::stderr().lock() };
+    let mut output = Output { out: &mut std::io::stdout().lock(), err: &mut std::io::stderr() };
     rocks_server::rocks::main(std::env::args_os(), &mut output).into()
 }

@@ -80,6 +80,8 @@ pub struct Service {
     last: Mutex<SyncReport>,
     /// What each host was given last, and what that depended on.
     rendered: Arc<Mutex<HashMap<HostName, Rendered>>>,
+    /// One synchronisation at a time: an older view must not be published as a newer generation.
+    turn: tokio::sync::Mutex<()>,
     identity: Option<(u32, u32)>,
 }
 
@@ -108,7 +110,7 @@ fn same(reads: &Reads, attributes: &Attributes) -> bool {
 /// A rendering and all that it depended on.
 struct Rendered {
     rolls: Digest,
-    trusted: Option<Vec<String>>,
+    trusted: Option<Vec<PathBuf>>,
     root: String,
     reads: Reads,
     body: Arc<Body>,
@@ -138,6 +140,7 @@ impl Service {
             rolls: RwLock::new(None),
             last: Mutex::new(SyncReport::default()),
             rendered: Arc::default(),
+            turn: tokio::sync::Mutex::new(()),
             identity,
         }
     }
@@ -199,6 +202,7 @@ impl Service {
     /// # Errors
     /// The store's.
     pub async fn sync(&self, reload: bool) -> Result<SyncReport, StoreError> {
+        let _turn = self.turn.lock().await;
         let clock = Instant::now();
         let (hosts, appliances) = (self.store.hosts().await?, self.store.appliances().await?);
         let (settings, rolls) = (self.store.attributes().await?, self.store.rolls().await?);
@@ -223,7 +227,7 @@ impl Service {
             self.keep(&report);
             return Ok(report);
         };
-        let trusted = rolls.iter().filter(|r| r.trusted).map(|r| folder_name(&r.path)).collect();
+        let trusted = rolls.iter().filter(|r| r.trusted && r.enabled).map(|r| PathBuf::from(&r.path)).collect();
         let policy = Policy { trusted: Some(trusted), identity: self.identity };
         let url = self.frontend_url.clone();
         let work = {
@@ -233,7 +237,13 @@ impl Service {
                 render_all(&set, &hosts, &appliances, &settings, &url, &policy, &mut kept)
             })
         };
-        let rendered = work.await.unwrap_or_default();
+        let rendered = match work.await {
+            Ok(rendered) => rendered,
+            Err(error) => {
+                report.problems = Some(format!("rendering broke off: {error}"));
+                Vec::new()
+            }
+        };
         let mut next = Vec::new();
         for (host, result) in rendered {
             match result {
@@ -286,10 +296,6 @@ fn global(settings: &[Setting]) -> Attributes {
         attributes.set_default(Scope::Global, setting.name.clone(), setting.value.as_str());
     }
     attributes
-}
-
-fn folder_name(path: &str) -> String {
-    PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn load(folders: &[PathBuf], globals: &Attributes, roots: &[String]) -> Result<RollSet, Diagnostics> {
