@@ -142,6 +142,10 @@ pub fn parse(source: &Source, options: ParseOptions) -> (Document, Diagnostics) 
         diagnostics.push(*problem);
     }
     document.root = builder.finish();
+    // Also what an editor leaves for a moment while it writes.
+    if document.root.is_none() && !diagnostics.has_errors() && !options.open_root {
+        diagnostics.push(Diagnostic::error("xml-empty", "there is no element in this file").at(source.at(0..0)));
+    }
     (document, diagnostics)
 }
 

@@ -240,8 +240,14 @@ async fn synchronise(
     let mut changes = public.store.changes();
     let mut watched = std::collections::HashSet::new();
     loop {
-        if let Some(watcher) = &mut watcher {
-            watch_rolls(&service, watcher, &mut watched).await;
+        // What changed between the last reading and the first watching was told by nobody: read once more.
+        if let Some(watcher) = &mut watcher
+            && watch_rolls(&service, watcher, &mut watched).await
+        {
+            match service.sync(true).await {
+                Ok(report) => tell_sync(&report, &metrics),
+                Err(error) => tracing::error!("kickstarts could not be made: {error}"),
+            }
         }
         let reload = tokio::select! {
             changed = changes.changed() => match changed {
@@ -283,23 +289,26 @@ fn watcher(reload: &mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     .ok()
 }
 
-/// Watches the folders of the enabled rolls, and no others any more.
+/// Watches the folders of the enabled rolls, and no others any more. Says whether there are new ones.
 async fn watch_rolls(
     service: &Service,
     watcher: &mut notify::RecommendedWatcher,
     watched: &mut std::collections::HashSet<PathBuf>,
-) {
-    let Ok(folders) = service.folders().await else { return };
+) -> bool {
+    let Ok(folders) = service.folders().await else { return false };
     let folders: std::collections::HashSet<PathBuf> = folders.into_iter().collect();
     for folder in watched.difference(&folders) {
         let _ = watcher.unwatch(folder);
     }
+    let mut new = false;
     for folder in folders.difference(watched) {
+        new = true;
         if let Err(error) = watcher.watch(folder, RecursiveMode::Recursive) {
             tracing::warn!("{} is not watched: {error}", folder.display());
         }
     }
     *watched = folders;
+    new
 }
 
 /// The listener's certificate is made anew long before it ends; connections that are open keep theirs.
