@@ -106,8 +106,7 @@ pub fn accept(
                 hint: problem.hint.clone(),
             })
             .collect();
-        let mut report = turn.report(Some(desired), Outcome::Refused, findings);
-        report.outcome = Outcome::Refused;
+        let report = turn.report(Some(desired), Outcome::Refused, findings);
         return Ok(Err(Box::new(report)));
     }
     let path = desired_path(&turn.config.state);

@@ -1,10 +1,9 @@
 //! Why something is in a profile, or is not: the edges, conditions and scopes that led there.
 
-use petgraph::graph::NodeIndex;
 use serde::Serialize;
 
 use crate::attr::{Attributes, Scope};
-use crate::graph::{Edge, EdgeFate};
+use crate::graph::EdgeFate;
 use crate::profile::{Origin, Profile};
 use crate::roll::RollSet;
 
@@ -80,13 +79,12 @@ pub fn node(rolls: &RollSet, profile: &Profile, attributes: &Attributes, name: &
     }
     path.reverse();
     let on_path = reached.and_then(|reached| reached.by);
-    let leads_here = |edge: &Edge, to: NodeIndex| edge.to == to;
     let others = rolls
         .graph
         .edges()
         .iter()
         .enumerate()
-        .filter(|(i, edge)| leads_here(edge, index) && Some(*i) != on_path)
+        .filter(|(i, edge)| edge.to == index && Some(*i) != on_path)
         .map(|(i, _)| step(rolls, profile, attributes, i))
         .collect();
     Some(NodeReason {

@@ -23,8 +23,14 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_path_buf()
 }
 
+/// The names of the product's rolls, in [`repository`]`/graphs`.
+pub const ROLLS: [&str; 5] = ["base", "ec2", "hpc", "java", "vim"];
+
 /// The folder of the binaries under test: the one that this program runs from.
-fn binaries() -> Result<PathBuf> {
+///
+/// # Errors
+/// They are not built.
+pub fn binaries() -> Result<PathBuf> {
     let mut folder = std::env::current_exe()?;
     folder.pop();
     if folder.ends_with("deps") {
@@ -86,7 +92,7 @@ impl World {
         for appliance in ["lite", "compute", "devel-server"] {
             world.rocks(&["add", "appliance", appliance])?;
         }
-        for roll in ["base", "ec2", "hpc", "java", "vim"] {
+        for roll in ROLLS {
             let path = repository().join("graphs").join(roll);
             world.rocks(&["add", "roll", &path.display().to_string()])?;
         }

@@ -10,6 +10,7 @@ use rocks_agent::identity::{Identity, Join};
 use rocks_common::ids::{Digest, Generation};
 use rocks_common::wire::{Facts, JoinToken};
 use rocks_tests::process::{Done, Running, cmd, wait_for};
+use rocks_tests::world::binaries;
 use serde_json::Value;
 
 struct Frontend {
@@ -18,24 +19,16 @@ struct Frontend {
     dir: tempfile::TempDir,
 }
 
-fn binaries() -> PathBuf {
-    let mut folder = std::env::current_exe().expect("our own path");
-    folder.pop();
-    folder.pop();
-    folder
-}
-
 fn rolls() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs").canonicalize().expect("graphs")
 }
 
 impl Frontend {
     fn new() -> Option<Self> {
-        let binaries = binaries();
-        if !binaries.join("rocks-server").exists() {
+        let Ok(binaries) = binaries() else {
             println!("skipped: build the binaries first");
             return None;
-        }
+        };
         let mut frontend = Self { running: None, binaries, dir: tempfile::tempdir().expect("a folder") };
         frontend.start();
         Some(frontend)
@@ -127,7 +120,7 @@ async fn enrolment_kickstarts_waiting_and_revocation() {
 
     // Another authority's word does not count.
     let stranger = tempfile::tempdir().expect("a folder");
-    cmd(binaries().join("rocks-server")).args(["init", "--state-dir"]).arg(stranger.path()).run().expect("init");
+    cmd(frontend.binaries.join("rocks-server")).args(["init", "--state-dir"]).arg(stranger.path()).run().expect("init");
     let other = fs::read_to_string(stranger.path().join("ca/ca.pem")).expect("a CA");
     let deceived = Join { ca: other, ..join.clone() };
     assert!(matches!(enrol(folder.path(), &deceived).await, Err(FetchError::Network { .. })));

@@ -1,8 +1,7 @@
 //! An outside opinion on our kickstarts: pykickstart's `ksvalidator`, with which Anaconda reads them.
 
-use std::path::{Path, PathBuf};
-
 use rocks_tests::process::{cmd, which};
+use rocks_tests::world::{ROLLS, binaries, repository};
 
 #[test]
 fn the_products_kickstarts_are_valid_for_every_release() {
@@ -10,19 +9,15 @@ fn the_products_kickstarts_are_valid_for_every_release() {
         println!("skipped: ksvalidator is not in PATH (packaging/bootstrap.sh installs it)");
         return;
     };
-    let mut server: PathBuf = std::env::current_exe().expect("our own path");
-    server.pop();
-    server.pop();
-    let server = server.join("rocks-server");
-    if !server.exists() {
+    let Ok(binaries) = binaries() else {
         println!("skipped: build the binaries first");
         return;
-    }
-    let graphs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs");
+    };
+    let (server, graphs) = (binaries.join("rocks-server"), repository().join("graphs"));
     let folder = tempfile::tempdir().expect("a folder");
     for root in ["lite", "compute", "devel-server"] {
         let mut profile = cmd(&server).args(["profile", "--root", root, "--roll"]);
-        for roll in ["base", "ec2", "hpc", "java", "vim"] {
+        for roll in ROLLS {
             profile = profile.arg(graphs.join(roll));
         }
         for attribute in [
@@ -46,17 +41,13 @@ fn the_products_kickstarts_are_valid_for_every_release() {
 
 #[test]
 fn the_products_rolls_pass_the_check_without_a_word() {
-    let mut server: PathBuf = std::env::current_exe().expect("our own path");
-    server.pop();
-    server.pop();
-    let server = server.join("rocks-server");
-    if !server.exists() {
+    let Ok(binaries) = binaries() else {
         println!("skipped: build the binaries first");
         return;
-    }
-    let graphs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs");
+    };
+    let (server, graphs) = (binaries.join("rocks-server"), repository().join("graphs"));
     let mut check = cmd(&server).arg("check");
-    for roll in ["base", "ec2", "hpc", "java", "vim"] {
+    for roll in ROLLS {
         check = check.arg(graphs.join(roll));
     }
     let done = check.output().expect("it runs");

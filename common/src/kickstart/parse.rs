@@ -187,7 +187,7 @@ impl Parser<'_> {
         let place = source.at(span);
         if let Some(header) = trimmed.strip_prefix('%') {
             let (word, arguments) = header.split_once([' ', '\t']).unwrap_or((header, ""));
-            return self.percent(source, word, arguments.trim(), number, place);
+            return self.percent(word, arguments.trim(), number, place);
         }
         if self.open.is_some() {
             return self.package_line(trimmed, number, &place);
@@ -195,7 +195,7 @@ impl Parser<'_> {
         self.command(trimmed, number, &place);
     }
 
-    fn percent(&mut self, source: &Source, word: &str, arguments: &str, number: u32, place: Place) {
+    fn percent(&mut self, word: &str, arguments: &str, number: u32, place: Place) {
         match word {
             "end" => {
                 if self.open.is_none() {
@@ -203,7 +203,7 @@ impl Parser<'_> {
                 }
                 self.end();
             }
-            "include" | "ksappend" => self.include(source, arguments, &place),
+            "include" | "ksappend" => self.include(arguments, &place),
             _ => {
                 if self.open.is_some() {
                     self.unclosed(&place);
@@ -222,7 +222,7 @@ impl Parser<'_> {
         }
     }
 
-    fn include(&mut self, source: &Source, argument: &str, place: &Place) {
+    fn include(&mut self, argument: &str, place: &Place) {
         let name = split_words(argument).ok().and_then(|words| words.into_iter().next()).unwrap_or_default();
         if name.is_empty() {
             self.problems.push(Diagnostic::error("include-without-file", "this names no file").at(place.clone()));
@@ -235,7 +235,6 @@ impl Parser<'_> {
             );
             return;
         }
-        let _ = source;
         match self.includes.include(&name) {
             Some(included) => {
                 self.depth += 1;

@@ -131,7 +131,7 @@ fn command(cli: &Cli) -> Done {
                               "rack": number("rack")?, "rank": number("rank")?});
             Ok((print_join(cli, &send(Method::POST, "/api/v1/hosts", &body)?), Exit::Ok))
         }
-        ["list", "host"] => hosts(cli, list, &[]),
+        ["list", "host"] => hosts(list, &[]),
         ["list", "host", "profile", name] => {
             let profile = get(&format!("/api/v1/hosts/{}/profile", encode(name)))?;
             let text = if cli.output == Format::Json {
@@ -145,7 +145,7 @@ fn command(cli: &Cli) -> Done {
             let rows = get(&format!("/api/v1/hosts/{}/attributes", encode(name)))?;
             Ok((print(cli, &rows, &[("ATTR", "name"), ("VALUE", "value"), ("SOURCE", "source")]), Exit::Ok))
         }
-        ["list", "host", ref names @ ..] => hosts(cli, list, names),
+        ["list", "host", ref names @ ..] => hosts(list, names),
         ["set", "host", "appliance", name, appliance] => {
             done(send(Method::PUT, &format!("/api/v1/hosts/{}/appliance", encode(name)), &json!(appliance)))
         }
@@ -241,8 +241,7 @@ fn fits(row: &Value, name: &str) -> bool {
     appliance || own == name || name.strip_suffix('*').is_some_and(|start| own.starts_with(start))
 }
 
-fn hosts(cli: &Cli, list: impl Fn(&str, &[(&str, &str)], &[&str]) -> Done, names: &[&str]) -> Done {
-    let _ = cli;
+fn hosts(list: impl Fn(&str, &[(&str, &str)], &[&str]) -> Done, names: &[&str]) -> Done {
     let columns = [
         ("HOST", "name"),
         ("APPLIANCE", "appliance"),
