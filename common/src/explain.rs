@@ -162,6 +162,14 @@ fn found(rolls: &RollSet, profile: &Profile, attributes: &Attributes, what: Stri
     Some(Found { what, origin: origin.clone(), reason })
 }
 
+impl Found {
+    /// For people: where it is from, and how its node came into the profile.
+    #[must_use]
+    pub fn render(&self) -> String {
+        format!("{} at {}:{}\n{}", self.what, self.origin.file, self.origin.line, self.reason.render())
+    }
+}
+
 impl NodeReason {
     /// For people: the way, one edge a line, and what did not lead there.
     #[must_use]
@@ -212,5 +220,15 @@ impl AttributeValue {
             (Some(value), Some(scope)) => format!("{} = {value:?} from {scope}", self.name),
             _ => format!("{} is not set", self.name),
         }
+    }
+
+    /// For people: the value that holds, every scope that sets it, and whether the profile reads it.
+    #[must_use]
+    pub fn render_all(&self) -> String {
+        let mut text = self.render() + "\n";
+        for (scope, value) in &self.layers {
+            text.push_str(&format!("  {scope}: {value:?}\n"));
+        }
+        text + if self.read { "  the profile reads it\n" } else { "  the profile does not read it\n" }
     }
 }

@@ -172,7 +172,7 @@ impl Authority {
         life: SignedDuration,
         now: Timestamp,
     ) -> Result<Issued, CaError> {
-        // The parser checks that the one who asks has the key.
+        check_request(request)?;
         let request =
             CertificateSigningRequestParams::from_pem(request).map_err(|error| CaError::Request(error.to_string()))?;
         let mut serial = [0; 16];
@@ -188,6 +188,38 @@ impl Authority {
         let not_after = now.checked_add(life).map_err(|error| CaError::Request(error.to_string()))?;
         Ok(Issued { certificate: certificate.pem(), serial: hex(&serial), not_after })
     }
+}
+
+/// When the authority in `state` ends, in seconds since 1970.
+#[must_use]
+pub fn end_of_authority(state: &Path) -> Option<i64> {
+    let pem = fs::read(state.join("ca/ca.pem")).ok()?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+    Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
+}
+
+/// Whether `request` (PKCS#10, PEM) is one: signed with the key that it shows, and that key strong enough.
+///
+/// # Errors
+/// It is not.
+pub fn check_request(request: &str) -> Result<(), CaError> {
+    use x509_parser::prelude::FromDer as _;
+    use x509_parser::public_key::PublicKey;
+    let refuse = |error: &dyn std::fmt::Display| CaError::Request(error.to_string());
+    // The parser checks that the one who asks has the key.
+    CertificateSigningRequestParams::from_pem(request).map_err(|error| refuse(&error))?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|error| refuse(&error))?;
+    let (_, parsed) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
+        .map_err(|error| refuse(&error))?;
+    let key = &parsed.certification_request_info.subject_pki;
+    let strong = match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
+        Ok(PublicKey::EC(point)) => point.key_size() >= 256,
+        // Ed25519, which the parser does not know by name.
+        Ok(PublicKey::Unknown(_)) => key.algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ED25519,
+        _ => false,
+    };
+    if strong { Ok(()) } else { Err(CaError::Request("its key is too weak or of a kind that is not taken".to_owned())) }
 }
 
 /// From a little before `now` (clocks differ) for `seconds`.

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::output::{Exit, Output};
-use crate::{daemon, offline};
+use crate::{config, daemon, manual, offline};
 
 /// The Rocks frontend: makes kickstarts of rolls.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Init(daemon::InitArgs),
     /// Run the frontend
     Serve(daemon::ServeArgs),
+    /// Show the configuration and where each value is from
+    Config(config::ShowArgs),
     /// Render a profile offline: no store, no server
     Profile(offline::profile::Args),
     /// Report everything that is wrong with rolls
@@ -29,24 +31,46 @@ enum Command {
     Explain(offline::explain::Args),
 }
 
+/// The whole command, as help, completions and manual pages see it.
+#[must_use]
+pub fn command() -> clap::Command {
+    manual::with_tools(Cli::command())
+}
+
+/// Answers a shell that asks for completions, if one does; then the program is to end.
+pub fn complete() {
+    clap_complete::CompleteEnv::with_factory(command).complete();
+}
+
 /// Runs the program with these arguments.
 pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -> Exit {
-    let cli = match Cli::try_parse_from(args) {
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error, output),
+    };
+    if let Some(exit) = manual::run(&matches, command, output) {
+        return exit;
+    }
+    let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => {
-            let text = error.render().to_string();
-            if error.use_stderr() {
-                output.message(&text);
-                return Exit::Usage;
-            }
-            return if output.data(&text).is_ok() { Exit::Ok } else { Exit::Failed };
-        }
+        Err(error) => return usage(&error, output),
     };
     match cli.command {
         Command::Init(args) => daemon::init(&args, output),
         Command::Serve(args) => daemon::serve(&args, output),
+        Command::Config(args) => config::show(&args, output),
         Command::Profile(args) => offline::profile::run(&args, output),
         Command::Check(args) => offline::check::run(&args, output),
         Command::Explain(args) => offline::explain::run(&args, output),
     }
+}
+
+/// What clap has to say: help is data, everything else a message.
+pub(crate) fn usage(error: &clap::Error, output: &mut Output<'_>) -> Exit {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        output.message(&text);
+        return Exit::Usage;
+    }
+    if output.data(&text).is_ok() { Exit::Ok } else { Exit::Failed }
 }

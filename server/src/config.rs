@@ -1,4 +1,5 @@
-//! The frontend's configuration: built-in, below `/usr/lib`, `/etc` and `/run`, then the command line; the later wins, key by key.
+//! The frontend's configuration: built-in, below `/usr/lib`, `/etc` and `/run`, the environment, then the command line; the later wins,
+//! key by key.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,8 +8,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::output::{Exit, Output};
+
+/// What the variables of the environment begin with: `ROCKS_SERVER_LISTEN`.
+const PREFIX: &str = "ROCKS_SERVER_";
+
 /// What a configuration file may say.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Fragment {
     listen: Option<SocketAddr>,
@@ -17,6 +23,7 @@ struct Fragment {
     token_hours: Option<u32>,
     watch_rolls: Option<bool>,
     max_connections: Option<usize>,
+    stale_minutes: Option<u32>,
 }
 
 /// The merged configuration.
@@ -36,6 +43,11 @@ pub struct Config {
     pub watch_rolls: bool,
     /// How many agents may be connected.
     pub max_connections: usize,
+    /// After how long without a word a host is called stale.
+    pub stale_minutes: u32,
+    /// Where each value that is not built in is from.
+    #[serde(skip)]
+    sources: BTreeMap<String, String>,
 }
 
 /// A configuration that cannot be used.
@@ -47,9 +59,28 @@ impl Config {
     /// Reads the configuration.
     ///
     /// # Errors
-    /// All files that cannot be used, one a line.
+    /// All files and variables that cannot be used, one a line.
     pub fn load(state: Option<&Path>, file: Option<&Path>) -> Result<Self, ConfigError> {
-        let state = state.map_or_else(|| PathBuf::from("/var/lib/rocks"), Path::to_path_buf);
+        Self::of(state, file, std::env::vars())
+    }
+
+    fn of(
+        state: Option<&Path>,
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut sources = BTreeMap::new();
+        let mut variables = BTreeMap::new();
+        for (name, value) in environment {
+            if let Some(key) = name.strip_prefix(PREFIX) {
+                variables.insert(key.to_ascii_lowercase(), value);
+            }
+        }
+        let asked = variables.remove("state_dir").map(PathBuf::from);
+        if asked.is_some() && state.is_none() {
+            sources.insert("state".to_owned(), format!("{PREFIX}STATE_DIR"));
+        }
+        let state = state.map(Path::to_path_buf).or(asked).unwrap_or_else(|| PathBuf::from("/var/lib/rocks"));
         let mut config = Self {
             names: vec![rustix::system::uname().nodename().to_string_lossy().into_owned()],
             listen: SocketAddr::from(([0, 0, 0, 0], 8443)),
@@ -57,37 +88,61 @@ impl Config {
             token_hours: 24,
             watch_rolls: true,
             max_connections: 65_536,
+            stale_minutes: 15,
             state,
+            sources,
         };
         let mut problems = Vec::new();
         for path in file.map_or_else(|| files(&config.state), |file| vec![file.to_path_buf()]) {
-            let text = match fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(error) => {
-                    problems.push(format!("{}: {error}", path.display()));
-                    continue;
-                }
-            };
-            match toml::from_str::<Fragment>(&text) {
-                Ok(fragment) => config.merge(fragment),
-                Err(error) => problems.push(format!("{}: {error}", path.display())),
+            let shown = path.display().to_string();
+            let read = fs::read_to_string(&path).map_err(|error| error.to_string());
+            match read.and_then(|text| toml::from_str::<Fragment>(&text).map_err(|error| error.to_string())) {
+                Ok(fragment) => config.merge(fragment, &shown),
+                Err(error) => problems.push(format!("{shown}: {error}")),
+            }
+        }
+        for (key, value) in variables {
+            let name = format!("{PREFIX}{}", key.to_ascii_uppercase());
+            match variable(&key, &value) {
+                Ok(fragment) => config.merge(fragment, &name),
+                Err(error) => problems.push(format!("{name}: {error}")),
             }
         }
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems.join("\n"))) }
     }
 
-    fn merge(&mut self, fragment: Fragment) {
-        fn set<T>(target: &mut T, value: Option<T>) {
-            if let Some(value) = value {
-                *target = value;
-            }
+    fn merge(&mut self, fragment: Fragment, source: &str) {
+        let Self {
+            listen,
+            names,
+            certificate_hours,
+            token_hours,
+            watch_rolls,
+            max_connections,
+            stale_minutes,
+            sources,
+            state: _,
+        } = self;
+        let mut note = |key: &str| {
+            sources.insert(key.to_owned(), source.to_owned());
+        };
+        macro_rules! set {
+            ($($key:ident = $value:expr),*) => {$(
+                if let Some(value) = $value {
+                    *$key = value;
+                    note(stringify!($key));
+                }
+            )*};
         }
-        set(&mut self.listen, fragment.listen);
-        set(&mut self.names, fragment.names.filter(|names| !names.is_empty()));
-        set(&mut self.certificate_hours, fragment.certificate_hours);
-        set(&mut self.token_hours, fragment.token_hours);
-        set(&mut self.watch_rolls, fragment.watch_rolls);
-        set(&mut self.max_connections, fragment.max_connections);
+        set!(
+            listen = fragment.listen,
+            names = fragment.names.filter(|names| !names.is_empty()),
+            certificate_hours = fragment.certificate_hours,
+            token_hours = fragment.token_hours,
+            watch_rolls = fragment.watch_rolls,
+            max_connections = fragment.max_connections.map(|most| most.clamp(1, 1 << 20)),
+            stale_minutes = fragment.stale_minutes
+        );
     }
 
     /// What agents reach the frontend by, for a listener on `port`.
@@ -96,6 +151,21 @@ impl Config {
         let name = self.names.first().map_or("localhost", String::as_str);
         if name.contains(':') { format!("https://[{name}]:{port}") } else { format!("https://{name}:{port}") }
     }
+}
+
+/// What a variable says. Names are separated by commas.
+fn variable(key: &str, value: &str) -> Result<Fragment, String> {
+    let value = match key {
+        "names" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
+        "listen" => value.into(),
+        _ => value
+            .parse::<i64>()
+            .map(toml::Value::Integer)
+            .or_else(|_| value.parse::<bool>().map(Into::into))
+            .map_err(|_| format!("{value:?} is neither a number nor true or false"))?,
+    };
+    let table = toml::Table::from_iter([(key.to_owned(), value)]);
+    table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
 /// The files that are there, in the order in which they count; that of `init` in the state folder comes first.
@@ -110,4 +180,77 @@ fn files(state: &Path) -> Vec<PathBuf> {
     }
     let ours = [state.join("init.toml"), PathBuf::from("/etc/rocks/rocks.toml")];
     ours.into_iter().filter(|path| path.exists()).chain(drops.into_values()).collect()
+}
+
+/// Show the configuration and where each value is from.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// Where the frontend keeps its state
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// A configuration file instead of the usual ones
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `config`.
+pub fn show(args: &ShowArgs, output: &mut Output<'_>) -> Exit {
+    let config = match Config::load(args.state_dir.as_deref(), args.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            output.message(&format!("error: {error}\n"));
+            return Exit::Usage;
+        }
+    };
+    let values = match toml::Table::try_from(&config) {
+        Ok(values) => values,
+        Err(error) => {
+            output.message(&format!("error: {error}\n"));
+            return Exit::Failed;
+        }
+    };
+    let source = |key: &str| config.sources.get(key).map_or("built-in", String::as_str);
+    let text = if args.json {
+        let values: serde_json::Map<String, serde_json::Value> = values
+            .iter()
+            .map(|(key, value)| (key.clone(), serde_json::json!({"value": value, "source": source(key)})))
+            .collect();
+        let json = serde_json::json!({"api_version": "rocks/v1", "config": values});
+        serde_json::to_string_pretty(&json).unwrap_or_default() + "\n"
+    } else {
+        values.iter().map(|(key, value)| format!("{key} = {value}  # {}\n", source(key))).collect()
+    };
+    if output.data(&text).is_ok() { Exit::Ok } else { Exit::Failed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn the_environment_wins_over_files_and_tells_its_problems_all_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("c.toml");
+        fs::write(&file, "token_hours = 1\nstale_minutes = 2\n").expect("written");
+        let set =
+            [("ROCKS_SERVER_TOKEN_HOURS", "5"), ("ROCKS_SERVER_NAMES", "a, b"), ("ROCKS_SERVER_WATCH_ROLLS", "false")];
+        let config = Config::of(None, Some(&file), environment(&set)).expect("good");
+        assert_eq!((config.token_hours, config.stale_minutes, config.watch_rolls), (5, 2, false));
+        assert_eq!(config.names, ["a", "b"]);
+        assert_eq!(config.sources["token_hours"], "ROCKS_SERVER_TOKEN_HOURS");
+        assert_eq!(config.sources["stale_minutes"], file.display().to_string());
+        fs::write(&file, "no = 1\n").expect("written");
+        let set = [("ROCKS_SERVER_LISTEN", "nowhere"), ("ROCKS_SERVER_NO", "1"), ("ROCKS_SERVER_TOKEN_HOURS", "x")];
+        let error = Config::of(None, Some(&file), environment(&set)).expect_err("bad").to_string();
+        for part in ["c.toml", "ROCKS_SERVER_LISTEN", "ROCKS_SERVER_NO:", "ROCKS_SERVER_TOKEN_HOURS"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
 }

@@ -66,9 +66,13 @@ pub fn init(args: &InitArgs, output: &mut Output<'_>) -> Exit {
         }
         Authority::create(&state)?;
         let settings = state.join("init.toml");
-        if !args.names.is_empty() && !settings.exists() {
+        if !args.names.is_empty() {
             let names: Vec<String> = args.names.iter().map(|name| format!("{name:?}")).collect();
-            fs::write(&settings, format!("# Written by rocks-server init.\nnames = [{}]\n", names.join(", ")))?;
+            let text = format!("# Written by rocks-server init.\nnames = [{}]\n", names.join(", "));
+            if fs::read_to_string(&settings).is_ok_and(|now| now != text) {
+                output.message("the frontend's names are others now; restart rocks-server to use them\n");
+            }
+            fs::write(&settings, text)?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(Store::open(&state.join("rocks.db")))?;
@@ -140,6 +144,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let mirror = Mirror::open(config.state.join("mirror"))?;
     let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
+    let (ending_sender, ending) = watch::channel(false);
     let public = Arc::new(Public {
         store: store.clone(),
         authority: authority.clone(),
@@ -148,6 +153,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
         revoked,
         metrics: metrics.clone(),
         mirror: MirrorRoot::of(&mirror),
+        enrolling: Public::enrolments(),
+        ending,
     });
     let (tls_sender, tls) = watch::channel(listen::tls(&authority, &config.names)?);
     let admin_listener = bind_admin(socket)?;
@@ -160,9 +167,9 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let watcher = if config.watch_rolls { watcher(&reload) } else { None };
     let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watcher));
     let renewer = tokio::spawn(renew_server_certificate(authority, config.clone(), tls_sender));
-    let serving = tokio::spawn(listen::serve(public, listener, tls));
+    let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
-    let admin = Admin { store, service, config, metrics, mirror, reload };
+    let admin = Admin { store, service, config, metrics, mirror, reload, copying: Arc::default() };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
     tell("READY=1\nSTATUS=serving");
@@ -180,7 +187,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         () = again => {}
         () = watchdog() => {}
-        ended = serving => {
+        ended = &mut serving => {
             ended.context("the listener broke off")?;
             anyhow::bail!("the listener ended");
         }
@@ -195,6 +202,9 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     }
     tell("STOPPING=1");
     renewer.abort();
+    // Those who wait are answered now, and ask again: they find the next frontend.
+    ending_sender.send_replace(true);
+    let _ = tokio::time::timeout(listen::DRAIN + Duration::from_secs(1), serving).await;
     let _ = fs::remove_file(socket);
     Ok(())
 }
@@ -239,6 +249,7 @@ async fn synchronise(
 ) {
     let mut changes = public.store.changes();
     let mut watched = std::collections::HashSet::new();
+    let mut rolls = changes.borrow().rolls;
     loop {
         // What changed between the last reading and the first watching was told by nobody: read once more.
         if let Some(watcher) = &mut watcher
@@ -251,8 +262,7 @@ async fn synchronise(
         }
         let reload = tokio::select! {
             changed = changes.changed() => match changed {
-                // A roll that was added or an attribute that the check counts on may make all the difference.
-                Ok(()) => true,
+                Ok(()) => changes.borrow().rolls != rolls,
                 Err(_) => return,
             },
             asked = reloads.recv() => match asked {
@@ -265,7 +275,7 @@ async fn synchronise(
                 None => return,
             },
         };
-        changes.mark_unchanged();
+        rolls = changes.borrow_and_update().rolls;
         if let Ok(revoked) = public.store.revoked().await {
             *public.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked.into_iter().collect();
         }

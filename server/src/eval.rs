@@ -4,11 +4,11 @@
 //! copy of the rolls' files, with a clean environment, a time limit and an output limit, and is killed with all that it
 //! started. What it prints is kept, so that one piece of code runs once for a set of rolls and inputs.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rocks_common::ids::Digest;
@@ -32,11 +32,14 @@ pub struct Policy {
     pub identity: Option<(u32, u32)>,
 }
 
+/// What a piece of code printed, once it has been run.
+type Printed = Arc<OnceLock<Result<String, EvalFailure>>>;
+
 /// Runs code with the files of a set of rolls at hand.
 pub struct Runner {
     folder: TempDir,
     policy: Policy,
-    kept: RefCell<HashMap<Digest, Result<String, EvalFailure>>>,
+    kept: Mutex<HashMap<Digest, Printed>>,
 }
 
 impl Runner {
@@ -54,7 +57,7 @@ impl Runner {
         }
         // Another user must be able to read it, and nobody to change it.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        Ok(Self { folder, policy, kept: RefCell::new(HashMap::new()) })
+        Ok(Self { folder, policy, kept: Mutex::default() })
     }
 
     fn run(&self, request: &EvalRequest<'_>) -> Result<String, EvalFailure> {
@@ -98,12 +101,14 @@ impl Evaluator for Runner {
             fields.extend([name.as_bytes(), value.as_bytes()]);
         }
         let key = Digest::of_fields(&fields);
-        if let Some(kept) = self.kept.borrow().get(&key) {
-            return kept.clone();
+        // Whoever asks first runs it; others who need the same wait for that.
+        let slot = self.kept.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        let printed = slot.get_or_init(|| self.run(request)).clone();
+        if printed.is_err() {
+            // A failure may pass: it holds for those who waited for it and no longer.
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         }
-        let result = self.run(request);
-        self.kept.borrow_mut().insert(key, result.clone());
-        result
+        printed
     }
 }
 

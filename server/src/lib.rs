@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod eval;
 pub mod kickstart;
 pub mod listen;
+pub mod manual;
 pub mod metrics;
 pub mod mirror;
 pub mod offline;

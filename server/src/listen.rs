@@ -29,7 +29,7 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -46,6 +46,13 @@ const HANDSHAKE: Duration = Duration::from_secs(15);
 const HEAD: Duration = Duration::from_secs(60);
 /// How long the body of a request may take to come.
 const BODY: Duration = Duration::from_secs(60);
+
+/// Enrolments that are worked on at the same time; making a certificate costs a signature and two writes to disk.
+const ENROLMENTS: usize = 64;
+/// How long answers that are under way may take when the frontend ends.
+pub const DRAIN: Duration = Duration::from_secs(5);
+/// The header that names a request in logs and in answers.
+const REQUEST_ID: &str = "x-request-id";
 
 type Reply = Response<Full<Bytes>>;
 
@@ -65,6 +72,18 @@ pub struct Public {
     pub metrics: Arc<Metrics>,
     /// The RPM mirror.
     pub mirror: MirrorRoot,
+    /// Places for enrolments.
+    pub enrolling: Semaphore,
+    /// Whether the frontend is ending: nobody is kept waiting then.
+    pub ending: watch::Receiver<bool>,
+}
+
+impl Public {
+    /// Places for enrolments that nobody has taken.
+    #[must_use]
+    pub fn enrolments() -> Semaphore {
+        Semaphore::new(ENROLMENTS)
+    }
 }
 
 /// Who is at the other end.
@@ -104,14 +123,23 @@ pub fn tls(authority: &Authority, names: &[String]) -> Result<Arc<ServerConfig>,
     Ok(Arc::new(config))
 }
 
-/// Serves until the future that calls this is dropped.
+/// Serves until `public.ending` says that it is enough, and then until what is under way is answered, but no longer than [`DRAIN`].
 pub async fn serve(public: Arc<Public>, listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>) {
-    let places = Arc::new(Semaphore::new(public.config.max_connections));
+    let most = u32::try_from(public.config.max_connections).unwrap_or(u32::MAX >> 4);
+    let places = Arc::new(Semaphore::new(most as usize));
+    let mut ending = public.ending.clone();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let (stream, _) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
+        let accepted = tokio::select! {
+            _ = ending.wait_for(|ending| *ending) => break,
+            accepted = async {
+                let place = places.clone().acquire_owned().await;
+                (listener.accept().await, place)
+            } => accepted,
+        };
+        let (stream, place) = match accepted {
+            (_, Err(_)) => return,
+            (Ok((stream, _)), Ok(place)) => (stream, place),
+            (Err(error), _) => {
                 // Out of descriptors, most likely: others must end first.
                 tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -126,28 +154,37 @@ pub async fn serve(public: Arc<Public>, listener: TcpListener, tls: watch::Recei
             drop(place);
         });
     }
+    drop(listener);
+    // All places are free when the last connection has ended.
+    let _ = timeout(DRAIN, places.acquire_many(most)).await;
 }
-
-use tokio::sync::watch;
 
 async fn connection(public: &Arc<Public>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
-    let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+    // In a box of its own, which is gone when hands have been shaken: most connections only wait.
+    let handshake = Box::pin(timeout(HANDSHAKE, acceptor.accept(stream)));
+    let Ok(Ok(stream)) = handshake.await else {
         public.metrics.handshakes_failed.inc();
         return;
     };
     let caller = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|der| caller_of(der));
+    let caller = caller.map(Arc::new);
     let service = service_fn(|request| {
         let (public, caller) = (public.clone(), caller.clone());
         async move { Ok::<_, Infallible>(answer(&public, caller, request).await) }
     });
-    // Small buffers: most connections only wait.
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    let mut ending = public.ending.clone();
+    tokio::select! {
+        _ = &mut served => return,
+        _ = ending.wait_for(|ending| *ending) => served.as_mut().graceful_shutdown(),
+    }
     let _ = served.await;
 }
 
@@ -159,12 +196,35 @@ fn caller_of(der: &CertificateDer<'_>) -> Option<Caller> {
 }
 
 /// Answers a request; files of the mirror come in pieces, everything else is whole.
-async fn answer(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(public: &Arc<Public>, caller: Option<Arc<Caller>>, request: Request<Incoming>) -> Response<Body> {
+    let id = request_id(request.headers());
+    let mut response = answer_plain(public, caller, request).await;
+    if response.status().is_server_error() {
+        tracing::error!(request = %id.to_str().unwrap_or_default(), status = response.status().as_u16(), "a request failed");
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// What the caller calls the request, if that is a word; else a word of ours.
+fn request_id(headers: &http::HeaderMap) -> HeaderValue {
+    static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let is_word = |value: &&HeaderValue| {
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        (1..=64).contains(&value.len()) && value.as_bytes().iter().all(plain)
+    };
+    headers.get(REQUEST_ID).filter(is_word).cloned().unwrap_or_else(|| {
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        HeaderValue::from_str(&format!("{:x}-{number:x}", std::process::id())).unwrap_or(HeaderValue::from_static("-"))
+    })
+}
+
+async fn answer_plain(public: &Arc<Public>, caller: Option<Arc<Caller>>, request: Request<Incoming>) -> Response<Body> {
     let is_mirror =
         matches!(*request.method(), Method::GET | Method::HEAD) && request.uri().path().starts_with(path::MIRROR);
     if is_mirror && caller.as_ref().is_some_and(|caller| refusal(public, caller).is_none()) {
         public.metrics.requests.inc();
-        return crate::mirror::serve::handle(&public.mirror, request).await;
+        return Box::pin(crate::mirror::serve::handle(&public.mirror, request)).await;
     }
     answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())
 }
@@ -178,12 +238,12 @@ fn refusal(public: &Public, caller: &Caller) -> Option<Reply> {
     over.then(|| problem(StatusCode::UNAUTHORIZED, "certificate-expired", "this certificate has ended"))
 }
 
-async fn answer_whole(public: &Arc<Public>, caller: Option<Caller>, request: Request<Incoming>) -> Reply {
+async fn answer_whole(public: &Arc<Public>, caller: Option<Arc<Caller>>, request: Request<Incoming>) -> Reply {
     public.metrics.requests.inc();
     let path = request.uri().path();
     if path == path::ENROL {
         return match *request.method() {
-            Method::POST => enrol(public, request).await,
+            Method::POST => Box::pin(enrol(public, request)).await,
             _ => problem(StatusCode::METHOD_NOT_ALLOWED, "method", "only POST is answered here"),
         };
     }
@@ -199,8 +259,8 @@ async fn answer_whole(public: &Arc<Public>, caller: Option<Caller>, request: Req
     }
     match (request.method().clone(), path) {
         (Method::GET, path::KICKSTART | path::KICKSTART_CGI) => kickstart(public, &caller, &request).await,
-        (Method::POST, path::REPORTS) => report(public, &caller, request).await,
-        (Method::POST, path::RENEW) => renew(public, &caller, request).await,
+        (Method::POST, path::REPORTS) => Box::pin(report(public, &caller, request)).await,
+        (Method::POST, path::RENEW) => Box::pin(renew(public, &caller, request)).await,
         _ => problem(StatusCode::NOT_FOUND, "not-found", "there is nothing here"),
     }
 }
@@ -248,12 +308,18 @@ async fn kickstart(public: &Arc<Public>, caller: &Caller, request: &Request<Inco
     let wait = text("prefer").split([',', ';', ' ']).find_map(|word| word.strip_prefix("wait=")?.parse::<u32>().ok());
     let wait = Duration::from_secs(u64::from(wait.unwrap_or(0).min(wire::MAX_WAIT_SECONDS)));
     let gzip = text(ACCEPT_ENCODING.as_str()).contains("gzip");
-    let mut view = public.service.watch(&caller.host);
+    let slot = public.service.slot(&caller.host);
+    let _visit = slot.visit();
+    let mut view = slot.watch();
     let differs =
         |served: &Option<Served>| served.as_ref().is_some_and(|served| served.body.digest.to_string() != known);
     if !wait.is_zero() {
         public.metrics.waiting.inc();
-        let _ = timeout(wait, view.wait_for(differs)).await;
+        let mut ending = public.ending.clone();
+        tokio::select! {
+            _ = timeout(wait, view.wait_for(differs)) => {}
+            _ = ending.wait_for(|ending| *ending) => {}
+        }
         public.metrics.waiting.dec();
         // Much may have happened meanwhile.
         if let Some(refusal) = refusal(public, caller) {
@@ -320,7 +386,7 @@ pub async fn make_token(store: &Store, host: &HostName, hours: u32, now: Timesta
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StoreError::Conflict("no randomness".to_owned()))?;
     let token = JoinToken(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes));
-    store.add_token(host, &token_hash(&token), now.as_second() + i64::from(hours) * 3600).await?;
+    store.add_token(host, &token_hash(&token), now.as_second() + i64::from(hours) * 3600, now.as_second()).await?;
     Ok(token)
 }
 
@@ -329,18 +395,31 @@ async fn enrol(public: &Arc<Public>, request: Request<Incoming>) -> Reply {
         Ok(request) => request,
         Err(reply) => return *reply,
     };
-    // A request that is none must not cost the token.
+    // Only now: who sends slowly must not keep others out.
+    let Ok(_place) = public.enrolling.try_acquire() else {
+        let mut reply = problem(StatusCode::TOO_MANY_REQUESTS, "busy", "too many enrolments at once");
+        reply.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+        return reply;
+    };
     let now = Timestamp::now();
-    let probe = HostName::new("probe").map(|probe| issue(public, &probe, &request.csr, now));
-    if let Ok(Err(error)) = probe {
+    let refused = || {
+        public.metrics.enrolments_refused.inc();
+        problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid")
+    };
+    let hash = token_hash(&request.token);
+    match public.store.knows_token(&hash, now.as_second()).await {
+        Err(error) => return internal(&error),
+        Ok(false) => return refused(),
+        Ok(true) => {}
+    }
+    // A certificate request that is none must not cost the token.
+    if let Err(error) = crate::ca::check_request(&request.csr) {
         return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string());
     }
-    match public.store.take_token(&token_hash(&request.token), now.as_second()).await {
+    // Of several that have the same token one takes it.
+    match public.store.take_token(&hash, now.as_second()).await {
         Err(error) => internal(&error),
-        Ok(None) => {
-            public.metrics.enrolments_refused.inc();
-            problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid")
-        }
+        Ok(None) => refused(),
         Ok(Some(host)) => {
             public.metrics.enrolments.inc();
             give(public, &host, &request.csr, &request.facts, now).await
@@ -355,29 +434,21 @@ async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>
     }
 }
 
-fn issue(public: &Public, host: &HostName, csr: &str, now: Timestamp) -> Result<crate::ca::Issued, CaError> {
-    let life = SignedDuration::from_hours(i64::from(public.config.certificate_hours));
-    public.authority.client(host, csr, life, now)
-}
-
 async fn give(public: &Public, host: &HostName, csr: &str, facts: &Facts, now: Timestamp) -> Reply {
-    // Only for hosts that are still there.
-    if let Err(error) = public.store.host(host).await {
-        return match error {
-            StoreError::Missing { .. } => {
-                problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid")
-            }
-            other => internal(&other),
-        };
-    }
-    let issued = match issue(public, host, csr, now) {
+    let life = SignedDuration::from_hours(i64::from(public.config.certificate_hours));
+    let issued = match public.authority.client(host, csr, life, now) {
         Ok(issued) => issued,
         Err(error) => return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
     };
     let noted =
         public.store.add_certificate(&issued.serial, host, issued.not_after.as_second(), facts, now.as_second());
-    if let Err(error) = noted.await {
-        return internal(&error);
+    match noted.await {
+        Ok(()) => {}
+        // Only for hosts that are still there.
+        Err(StoreError::Missing { .. }) => {
+            return problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid");
+        }
+        Err(error) => return internal(&error),
     }
     let answer = EnrolResponse {
         host: host.clone(),

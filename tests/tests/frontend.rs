@@ -166,7 +166,7 @@ async fn enrolment_kickstarts_waiting_and_revocation() {
     assert!(again.generation > second.generation);
 
     // A host that is removed gets nothing any more.
-    frontend.ok(&["remove", "host", "lite-0-0"]);
+    frontend.ok(&["remove", "host", "--yes", "lite-0-0"]);
     let gone = || Ok((frontend.rocks(&["list", "host", "lite-0-0"]).code() == 4).then_some(()));
     wait_for("the removal", Duration::from_secs(5), gone).expect("removed");
     let mut last = None;
@@ -206,7 +206,7 @@ fn a_dump_rebuilds_the_store_and_errors_have_their_codes() {
         (&["add", "appliance", "lite"], 5),
         (&["add", "host", "x", "appliance=nope"], 4),
         (&["add", "host", "-bad-", "appliance=lite"], 2),
-        (&["remove", "appliance", "lite"], 5),
+        (&["remove", "appliance", "--yes", "lite"], 5),
         (&["frobnicate"], 2),
         (&["add", "roll", "/nonexistent"], 2),
         (&["set", "attr", "1bad", "x"], 2),
@@ -262,4 +262,84 @@ fn a_roll_that_changes_on_disk_is_seen_and_one_with_errors_is_not_served() {
     has("lang de_DE");
     frontend.ok(&["trust", "roll", "mine"]);
     has("lang fr_FR");
+}
+
+#[test]
+fn what_is_shown_can_be_chosen_explained_and_waited_for_and_secrets_stay_secret() {
+    let Some(frontend) = Frontend::new() else { return };
+    frontend.lite();
+    for host in ["lite-0-0", "lite-0-1", "lite-1-0"] {
+        frontend.join(host);
+    }
+    frontend.ok(&["sync", "config"]);
+
+    // Formats, patterns, and what is not there.
+    let names = |words: &[&str]| frontend.ok(&[&["-q", "list", "host"], words].concat());
+    assert_eq!(names(&["lite-0-*"]), "lite-0-0\nlite-0-1\n");
+    assert_eq!(names(&["lite"]), "lite-0-0\nlite-0-1\nlite-1-0\n");
+    assert_eq!(frontend.rocks(&["list", "host", "lite-0-0", "nope"]).code(), 4);
+    let lines = frontend.ok(&["-o", "jsonl", "list", "host"]);
+    assert!(lines.lines().count() == 3 && lines.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    assert!(frontend.ok(&["-o", "yaml", "list", "host", "lite-0-0"]).contains("\"state\": \"pending\""));
+    assert!(frontend.ok(&["-o", "wide", "list", "host"]).contains("LAST SEEN"));
+    assert!(!frontend.ok(&["--no-headers", "list", "host"]).contains("STATE"));
+
+    // What a kickstart is made of.
+    assert!(frontend.ok(&["list", "host", "xml", "lite-0-0"]).contains("<node name=\"lite\" roll=\"base\">"));
+    assert!(frontend.ok(&["list", "host", "graph", "lite-0-0", "format=svg"]).starts_with("<svg"));
+    assert!(frontend.ok(&["list", "node", "lite"]).contains("base/nodes/lite.xml"));
+    assert!(frontend.ok(&["list", "graph"]).contains("vim"));
+    frontend.ok(&["set", "host", "attr", "lite-0-0", "vim", "yes"]);
+    frontend.ok(&["sync", "config"]);
+    let why = frontend.ok(&["explain", "host", "lite-0-0", "package", "vim-enhanced"]);
+    assert!(why.contains("vim = \"yes\" from host"), "{why}");
+    assert_eq!(frontend.rocks(&["explain", "host", "lite-0-1", "package", "vim-enhanced"]).code(), 4);
+
+    // Attributes of several hosts, and a secret one.
+    let secret = cmd(frontend.binaries.join("rocks"))
+        .args(["set", "attr", "--secret", "--stdin", "rootpw"])
+        .env("ROCKS_SOCKET", frontend.dir.path().join("state/run/admin.sock"))
+        .input("hunter2 is it\n")
+        .run();
+    secret.expect("set");
+    let shown = frontend.ok(&["list", "host", "attr", "lite-0-*"]);
+    assert!(shown.contains("lite-0-1") && shown.contains("********") && !shown.contains("hunter2"), "{shown}");
+    assert!(!frontend.ok(&["-o", "json", "list", "attr"]).contains("hunter2"));
+    assert!(!frontend.ok(&["dump"]).contains("hunter2"));
+    assert!(frontend.ok(&["list", "host", "attr", "--show-secrets", "lite-0-0"]).contains("hunter2 is it"));
+    assert!(frontend.ok(&["dump", "--show-secrets"]).contains("rocks set attr --secret -- 'rootpw' 'hunter2 is it'"));
+
+    // Nothing is destroyed in passing, and hosts are removed all or none.
+    let unasked = frontend.rocks(&["remove", "host", "lite-0-*"]);
+    assert!(unasked.code() == 2 && unasked.stderr.contains("lite-0-0, lite-0-1"), "{}", unasked.both());
+    assert_eq!(frontend.rocks(&["remove", "host", "--yes", "lite-0-0", "nope"]).code(), 4);
+    assert_eq!(names(&[]).lines().count(), 3);
+    frontend.ok(&["remove", "host", "--yes", "lite-0-*"]);
+    assert_eq!(names(&[]), "lite-1-0\n");
+
+    // Waiting ends when the time is over; what is wrong is told with a hint.
+    let late = frontend.rocks(&["wait", "host", "lite-1-0", "timeout=1"]);
+    assert!(late.code() == 3 && late.stderr.contains("lite-1-0 is pending"), "{}", late.both());
+    let sick = frontend.rocks(&["doctor"]);
+    assert!(sick.code() == 3 && sick.stdout.contains("[no-distribution]"), "{}", sick.both());
+    let typo = frontend.rocks(&["lst", "host"]);
+    assert!(typo.code() == 2 && typo.stderr.contains("'list'"), "{}", typo.both());
+    let missing = frontend.rocks(&["create", "mirror", "file:///etc"]);
+    assert!(missing.stderr.contains("http"), "{}", missing.both());
+
+    // Completions know the frontend's names.
+    let socket = frontend.dir.path().join("state/run/admin.sock");
+    let words = cmd(frontend.binaries.join("rocks"))
+        .args(["--", "rocks", "report", "host", "lite"])
+        .env("ROCKS_SOCKET", socket)
+        .env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", "3")
+        .run()
+        .expect("completed");
+    assert!(words.stdout.contains("lite-1-0"), "{}", words.both());
+    let man = tempfile::tempdir().expect("a folder");
+    for program in ["rocks", "rocks-server"] {
+        cmd(frontend.binaries.join(program)).arg("man").arg(man.path()).run().expect("written");
+        assert!(man.path().join(format!("{program}.1")).exists());
+    }
 }

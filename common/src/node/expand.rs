@@ -27,7 +27,7 @@ pub enum Eval<'e> {
 }
 
 /// Runs the code of `<eval>` elements.
-pub trait Evaluator {
+pub trait Evaluator: Sync {
     /// The standard output of the code.
     ///
     /// # Errors

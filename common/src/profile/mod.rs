@@ -5,6 +5,7 @@
 //! render once for many hosts, and what `explain` answers from. [`crate::generate`] prints it as a kickstart.
 
 mod collect;
+mod xml;
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,7 @@ use petgraph::graph::NodeIndex;
 use serde::Serialize;
 
 pub use collect::{Boot, FileTag, Piece};
+pub use xml::xml;
 
 use crate::attr::{Attributes, Scope};
 use crate::diag::{Diagnostic, Diagnostics};

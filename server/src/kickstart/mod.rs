@@ -1,33 +1,33 @@
 //! The kickstarts of all hosts: rendered when something changes, answered from memory.
 //!
 //! Rolls are read again when `sync config` says so or their folders change; a roll set that fails the check is not used, and the last
-//! good one goes on being served. Hosts whose profiles read the same attribute values share one rendering. One task makes all
-//! changes ([`Service::work`]); requests only read.
+//! good one goes on being served. Hosts whose profiles read the same attribute values share one rendering. One
+//! [`Service::sync`] runs at a time and makes all changes; requests only read.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
+mod render;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use rocks_common::attr::{Attributes, Scope};
 use rocks_common::diag::Diagnostics;
 use rocks_common::ids::{Digest, Generation, HostName};
-use rocks_common::node::Eval;
-use rocks_common::profile::Request;
+use rocks_common::profile::Profile;
 use rocks_common::roll::{LoadOptions, RollSet};
 use rocks_common::seal::Claim;
-use rocks_common::{check, generate, profile, roll};
+use rocks_common::{check, roll};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ca::Authority;
 use crate::eval::{Policy, Runner};
-use crate::store::{Host, Owner, Setting, Store, StoreError, attributes_of};
+use crate::store::{Setting, Store, StoreError, attributes_of};
+use render::{Basis, Kept, Work};
 
 /// A kickstart's text and what is said about it.
 #[derive(Debug)]
@@ -51,8 +51,58 @@ pub struct Served {
     pub seal: String,
 }
 
-/// A host's kickstart, or why there is none.
-type Slot = watch::Sender<Option<Served>>;
+/// What is known of one host while the frontend runs.
+pub struct Slot {
+    served: watch::Sender<Option<Served>>,
+    /// Its requests that wait now.
+    waiting: AtomicU32,
+    /// When it was here last, in seconds since 1970; 0: not since the start.
+    seen: AtomicI64,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { served: watch::Sender::new(None), waiting: AtomicU32::new(0), seen: AtomicI64::new(0) }
+    }
+
+    /// Its kickstart, if there is one.
+    #[must_use]
+    pub fn served(&self) -> Option<Served> {
+        self.served.borrow().clone()
+    }
+
+    /// A view of its kickstart that tells when it changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Served>> {
+        self.served.subscribe()
+    }
+
+    /// Takes note that the host is here, until what this gives is dropped.
+    #[must_use]
+    pub fn visit(self: &Arc<Self>) -> Visit {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Visit(self.clone())
+    }
+
+    /// When the host was here last, in seconds since 1970: now, if it waits.
+    #[must_use]
+    pub fn seen(&self, now: i64) -> Option<i64> {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return Some(now);
+        }
+        Some(self.seen.load(Ordering::Relaxed)).filter(|seen| *seen > 0)
+    }
+}
+
+/// A request of a host's.
+pub struct Visit(Arc<Slot>);
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.seen.store(Timestamp::now().as_second(), Ordering::Relaxed);
+    }
+}
 
 /// What a synchronisation came to.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -79,13 +129,18 @@ pub struct Service {
     rolls: RwLock<Option<Arc<RollSet>>>,
     last: Mutex<SyncReport>,
     /// What each host was given last, and what that depended on.
-    rendered: Arc<Mutex<HashMap<HostName, Rendered>>>,
+    rendered: Arc<Mutex<Kept>>,
+    /// What runs the code of the rolls in use; kept, because it remembers what the code printed.
+    runner: Mutex<Option<(Arc<Basis>, Arc<Runner>)>>,
     /// One synchronisation at a time: an older view must not be published as a newer generation.
-    turn: tokio::sync::Mutex<()>,
+    turn: tokio::sync::Mutex<Checked>,
     identity: Option<(u32, u32)>,
 }
 
-/// Why there is no kickstart.
+/// What the last check of the rolls in use counted on.
+type Checked = Option<(Digest, BTreeSet<String>, Vec<String>)>;
+
+/// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
     /// The store's.
@@ -99,31 +154,14 @@ pub enum RenderError {
     Problems(String),
 }
 
-/// The attributes that a profile read, with the values that it found.
-type Reads = Vec<(Box<str>, Option<String>)>;
-
-/// Whether `attributes` have the values that were read.
-fn same(reads: &Reads, attributes: &Attributes) -> bool {
-    reads.iter().all(|(name, value)| attributes.get(name) == value.as_deref())
-}
-
-/// A rendering and all that it depended on.
-struct Rendered {
-    rolls: Digest,
-    trusted: Option<Vec<PathBuf>>,
-    root: String,
-    reads: Reads,
-    body: Arc<Body>,
-}
-
-/// A rendering with what it depended on.
-type Shareable = (Arc<Reads>, Arc<Body>);
-
-/// Renderings that other hosts may share: those for which the same attributes have the same values.
-#[derive(Default)]
-struct Shared {
-    /// By the node that the profile begins at.
-    by_root: HashMap<String, Vec<Shareable>>,
+/// A host's profile and what it was made of.
+pub struct Made {
+    /// The rolls.
+    pub rolls: Arc<RollSet>,
+    /// The host's attributes, the rolls' defaults included.
+    pub attributes: Attributes,
+    /// The profile.
+    pub profile: Profile,
 }
 
 impl Service {
@@ -140,23 +178,20 @@ impl Service {
             rolls: RwLock::new(None),
             last: Mutex::new(SyncReport::default()),
             rendered: Arc::default(),
-            turn: tokio::sync::Mutex::new(()),
+            runner: Mutex::new(None),
+            turn: tokio::sync::Mutex::new(None),
             identity,
         }
     }
 
-    fn slot(&self, host: &HostName) -> Arc<Slot> {
+    /// What is known of `host`.
+    #[must_use]
+    pub fn slot(&self, host: &HostName) -> Arc<Slot> {
         if let Some(slot) = self.slots.read().unwrap_or_else(PoisonError::into_inner).get(host) {
             return slot.clone();
         }
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        slots.entry(host.clone()).or_insert_with(|| Arc::new(watch::Sender::new(None))).clone()
-    }
-
-    /// A view of `host`'s kickstart that tells when it changes.
-    #[must_use]
-    pub fn watch(&self, host: &HostName) -> watch::Receiver<Option<Served>> {
-        self.slot(host).subscribe()
+        slots.entry(host.clone()).or_insert_with(|| Arc::new(Slot::new())).clone()
     }
 
     /// What the last synchronisation came to.
@@ -185,6 +220,10 @@ impl Service {
     /// # Errors
     /// There is no such host.
     pub async fn attributes(&self, host: &HostName) -> Result<Attributes, StoreError> {
+        Ok(self.attributes_and_root(host).await?.0)
+    }
+
+    async fn attributes_and_root(&self, host: &HostName) -> Result<(Attributes, String), StoreError> {
         let host = self.store.host(host).await?;
         let (appliances, settings) = (self.store.appliances().await?, self.store.attributes().await?);
         let appliance = appliances.iter().find(|a| a.name == host.appliance);
@@ -194,32 +233,93 @@ impl Service {
         if let Some(rolls) = self.rolls() {
             rolls.complete(&mut attributes);
         }
-        Ok(attributes)
+        Ok((attributes, appliance.node.clone()))
     }
 
-    /// Reads the rolls again if `reload`, and renders every host's kickstart. Hosts that wait are answered.
+    /// The profile of one host, made now of the rolls in use.
+    ///
+    /// # Errors
+    /// See [`RenderError`].
+    pub async fn profile(&self, host: &HostName) -> Result<Made, RenderError> {
+        let (attributes, root) = self.attributes_and_root(host).await?;
+        let rolls = self.rolls().ok_or(RenderError::NoRolls)?;
+        let basis = self.basis(&rolls).await?;
+        let runner = self.runner(&rolls, &basis);
+        let work = tokio::task::spawn_blocking(move || {
+            let work = Work {
+                rolls: &rolls,
+                basis: &basis,
+                hosts: &[],
+                appliances: &[],
+                settings: &[],
+                frontend_url: "",
+                runner: runner.as_ref().map(Option::as_deref).map_err(Clone::clone),
+            };
+            let profile = work.profile(&attributes, &root);
+            profile.map(|profile| Made { rolls: rolls.clone(), attributes, profile }).map_err(RenderError::Problems)
+        });
+        work.await.map_err(|error| RenderError::Problems(error.to_string()))?
+    }
+
+    async fn basis(&self, rolls: &RollSet) -> Result<Arc<Basis>, StoreError> {
+        let all = self.store.rolls().await?;
+        let trusted = all.iter().filter(|r| r.trusted && r.enabled).map(|r| PathBuf::from(&r.path)).collect();
+        Ok(Arc::new(Basis { rolls: rolls.digest, trusted }))
+    }
+
+    /// What runs the code of `rolls`, if they have any; that of the last time if nothing changed.
+    fn runner(&self, rolls: &RollSet, basis: &Arc<Basis>) -> Result<Option<Arc<Runner>>, String> {
+        if !rolls.has_eval {
+            return Ok(None);
+        }
+        let mut kept = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, runner)) = &*kept
+            && of == basis
+        {
+            return Ok(Some(runner.clone()));
+        }
+        let policy = Policy { trusted: Some(basis.trusted.clone()), identity: self.identity };
+        let runner = Arc::new(Runner::new(rolls, policy).map_err(|error| error.to_string())?);
+        *kept = Some((basis.clone(), runner.clone()));
+        Ok(Some(runner))
+    }
+
+    /// Reads the rolls again if `reload` (checking them again if what the check counts on changed), and renders every host's
+    /// kickstart. Hosts that wait are answered.
     ///
     /// # Errors
     /// The store's.
     pub async fn sync(&self, reload: bool) -> Result<SyncReport, StoreError> {
-        let _turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         let clock = Instant::now();
         let (hosts, appliances) = (self.store.hosts().await?, self.store.appliances().await?);
-        let (settings, rolls) = (self.store.attributes().await?, self.store.rolls().await?);
+        let settings = self.store.attributes().await?;
         let mut report = SyncReport { problems: self.last_sync().problems, ..SyncReport::default() };
-        if reload || self.rolls().is_none() {
-            let folders: Vec<PathBuf> = rolls.iter().filter(|r| r.enabled).map(|r| PathBuf::from(&r.path)).collect();
-            let roots: Vec<String> = appliances.iter().map(|a| a.node.clone()).collect();
+        let roots: Vec<String> = appliances.iter().map(|a| a.node.clone()).collect();
+        let names: BTreeSet<String> = settings.iter().map(|setting| setting.name.to_string()).collect();
+        let now = self.rolls();
+        let counted_on = now.as_ref().map(|rolls| (rolls.digest, names.clone(), roots.clone()));
+        if reload || now.is_none() || *turn != counted_on {
+            let folders = self.folders().await?;
             let globals = global(&settings);
-            let loaded = tokio::task::spawn_blocking(move || load(&folders, &globals, &roots)).await;
-            match loaded {
-                // The same files again: what was made of them still holds.
-                Ok(Ok(rolls)) if self.rolls().is_some_and(|now| now.digest == rolls.digest) => report.problems = None,
+            let (of, kept) = (roots.clone(), now.filter(|_| !reload));
+            let loaded = tokio::task::spawn_blocking(move || match kept {
+                Some(rolls) => checked(rolls, Diagnostics::default(), &globals, &of),
+                None => load(&folders, &globals, &of),
+            });
+            match loaded.await {
                 Ok(Ok(rolls)) => {
-                    *self.rolls.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(rolls));
                     report.problems = None;
+                    *turn = Some((rolls.digest, names, roots));
+                    // The same files again: what was made of them still holds.
+                    if self.rolls().is_none_or(|now| now.digest != rolls.digest) {
+                        *self.rolls.write().unwrap_or_else(PoisonError::into_inner) = Some(rolls);
+                    }
                 }
-                Ok(Err(problems)) => report.problems = Some(problems.render()),
+                Ok(Err(problems)) => {
+                    report.problems = Some(problems.render());
+                    *turn = None;
+                }
                 Err(error) => report.problems = Some(error.to_string()),
             }
         }
@@ -227,14 +327,23 @@ impl Service {
             self.keep(&report);
             return Ok(report);
         };
-        let trusted = rolls.iter().filter(|r| r.trusted && r.enabled).map(|r| PathBuf::from(&r.path)).collect();
-        let policy = Policy { trusted: Some(trusted), identity: self.identity };
+        let basis = self.basis(&set).await?;
+        let runner = self.runner(&set, &basis);
         let url = self.frontend_url.clone();
         let work = {
-            let (hosts, set, kept) = (hosts.clone(), set.clone(), self.rendered.clone());
+            let (hosts, kept) = (hosts.clone(), self.rendered.clone());
             tokio::task::spawn_blocking(move || {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                render_all(&set, &hosts, &appliances, &settings, &url, &policy, &mut kept)
+                let work = Work {
+                    rolls: &set,
+                    basis: &basis,
+                    hosts: &hosts,
+                    appliances: &appliances,
+                    settings: &settings,
+                    frontend_url: &url,
+                    runner: runner.as_ref().map(Option::as_deref).map_err(Clone::clone),
+                };
+                work.all(&mut kept)
             })
         };
         let rendered = match work.await {
@@ -252,7 +361,7 @@ impl Service {
                 }
                 Ok(body) => {
                     let slot = self.slot(&host);
-                    let same = slot.borrow().as_ref().is_some_and(|served| served.body.digest == body.digest);
+                    let same = slot.served.borrow().as_ref().is_some_and(|served| served.body.digest == body.digest);
                     if !same {
                         next.push((host, slot, body));
                     }
@@ -263,25 +372,49 @@ impl Service {
         if !next.is_empty() {
             let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
             report.generation = self.store.next_generation(now).await?;
-        }
-        for (host, slot, body) in next {
-            let claim = Claim { host, generation: report.generation, digest: body.digest };
-            let seal = self.authority.sealer.seal(&claim);
-            slot.send_replace(Some(Served { body, generation: report.generation, seal }));
-            report.changed.push(claim.host.to_string());
+            report.changed = next.iter().map(|(host, ..)| host.to_string()).collect();
+            self.publish(next, report.generation).await;
         }
         // A host that was removed gets nothing any more.
         let known: std::collections::HashSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
         self.slots.write().unwrap_or_else(PoisonError::into_inner).retain(|host, slot| {
             let keep = known.contains(host);
             if !keep {
-                slot.send_replace(None);
+                slot.served.send_replace(None);
             }
             keep
         });
         report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.keep(&report);
         Ok(report)
+    }
+
+    /// Like [`Service::sync`] with the rolls read again, and nothing taken from what was made before: code of rolls runs again.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sync_afresh(&self) -> Result<SyncReport, StoreError> {
+        {
+            let _turn = self.turn.lock().await;
+            *self.runner.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.rendered.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.sync(true).await
+    }
+
+    /// Seals kickstarts and gives them to the hosts that wait.
+    async fn publish(&self, next: Vec<(HostName, Arc<Slot>, Arc<Body>)>, generation: Generation) {
+        let authority = self.authority.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            for (host, slot, body) in next {
+                let claim = Claim { host, generation, digest: body.digest };
+                let seal = authority.sealer.seal(&claim);
+                slot.served.send_replace(Some(Served { body, generation, seal }));
+            }
+        });
+        if let Err(error) = work.await {
+            tracing::error!("sealing broke off: {error}");
+        }
     }
 
     fn keep(&self, report: &SyncReport) {
@@ -298,115 +431,19 @@ fn global(settings: &[Setting]) -> Attributes {
     attributes
 }
 
-fn load(folders: &[PathBuf], globals: &Attributes, roots: &[String]) -> Result<RollSet, Diagnostics> {
-    let (rolls, mut problems) = roll::load(folders, &LoadOptions::default());
+fn load(folders: &[PathBuf], globals: &Attributes, roots: &[String]) -> Result<Arc<RollSet>, Diagnostics> {
+    let (rolls, problems) = roll::load(folders, &LoadOptions::default());
+    checked(Arc::new(rolls), problems, globals, roots)
+}
+
+fn checked(
+    rolls: Arc<RollSet>,
+    mut problems: Diagnostics,
+    globals: &Attributes,
+    roots: &[String],
+) -> Result<Arc<RollSet>, Diagnostics> {
     // An appliance may wait for a roll that is not enabled yet; that is its own problem, not everybody's.
     let roots: Vec<String> = roots.iter().filter(|root| rolls.graph.index(root).is_some()).cloned().collect();
     problems.extend(check::check(&rolls, globals, &roots));
     if problems.has_errors() { Err(problems) } else { Ok(rolls) }
-}
-
-fn render_all(
-    rolls: &RollSet,
-    hosts: &[Host],
-    appliances: &[crate::store::Appliance],
-    settings: &[Setting],
-    url: &str,
-    policy: &Policy,
-    kept: &mut HashMap<HostName, Rendered>,
-) -> Vec<(HostName, Result<Arc<Body>, String>)> {
-    let mut shared = Shared::default();
-    // Preparing to run code costs time; most rolls have none.
-    let runner = rolls.has_eval.then(|| Runner::new(rolls, policy.clone()).map_err(|error| error.to_string()));
-    let nodes: HashMap<&str, &crate::store::Appliance> = appliances.iter().map(|a| (a.name.as_str(), a)).collect();
-    let common: Vec<Setting> = settings.iter().filter(|s| !matches!(s.owner, Owner::Host(_))).cloned().collect();
-    let mut own: HashMap<&str, Vec<Setting>> = HashMap::new();
-    for setting in settings {
-        if let Owner::Host(host) = &setting.owner {
-            own.entry(host.as_str()).or_default().push(setting.clone());
-        }
-    }
-    let mut all = Vec::with_capacity(hosts.len());
-    for host in hosts {
-        let Some(appliance) = nodes.get(host.appliance.as_str()) else {
-            all.push((host.name.clone(), Err(format!("there is no appliance {}", host.appliance))));
-            continue;
-        };
-        let mut attributes = attributes_of(host, appliance, &common, url);
-        for setting in own.get(host.name.as_str()).into_iter().flatten() {
-            attributes.set(Scope::Host, setting.name.clone(), setting.value.as_str());
-        }
-        rolls.complete(&mut attributes);
-        let before = kept.get(&host.name).filter(|before| {
-            before.rolls == rolls.digest
-                && before.root == appliance.node
-                && before.trusted == policy.trusted
-                && same(&before.reads, &attributes)
-        });
-        if let Some(before) = before {
-            all.push((host.name.clone(), Ok(before.body.clone())));
-            continue;
-        }
-        let known = shared.by_root.entry(appliance.node.clone()).or_default();
-        let twin = known.iter().find(|(reads, _)| same(reads, &attributes)).cloned();
-        let result = match (twin, &runner) {
-            (Some(twin), _) => Ok(twin),
-            (None, Some(Err(error))) => Err(format!("cannot prepare to run code: {error}")),
-            (None, runner) => {
-                let eval = match runner {
-                    Some(Ok(runner)) => Eval::Run(runner),
-                    _ => Eval::No,
-                };
-                render(rolls, &appliance.node, &attributes, eval).map(|(text, reads)| {
-                    let value = |name: Box<str>| {
-                        let value = attributes.get(&name).map(ToOwned::to_owned);
-                        (name, value)
-                    };
-                    let made = (Arc::new(reads.into_iter().map(value).collect::<Reads>()), Arc::new(body_of(text)));
-                    // A fleet in which every host differs gains nothing from comparing with all others.
-                    if known.len() < 64 {
-                        known.push(made.clone());
-                    }
-                    made
-                })
-            }
-        };
-        if let Ok((reads, body)) = &result {
-            let rendered = Rendered {
-                rolls: rolls.digest,
-                trusted: policy.trusted.clone(),
-                root: appliance.node.clone(),
-                reads: reads.to_vec(),
-                body: body.clone(),
-            };
-            kept.insert(host.name.clone(), rendered);
-        }
-        all.push((host.name.clone(), result.map(|(_, body)| body)));
-    }
-    if kept.len() > hosts.len() {
-        let there: std::collections::HashSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
-        kept.retain(|host, _| there.contains(host));
-    }
-    all
-}
-
-fn render(
-    rolls: &RollSet,
-    root: &str,
-    attributes: &Attributes,
-    eval: Eval<'_>,
-) -> Result<(String, std::collections::BTreeSet<Box<str>>), String> {
-    let request = Request { root, attributes, eval, only_rolls: None };
-    let profile = profile::build(rolls, &request).map_err(|problems| problems.render())?;
-    let text = generate::kickstart(&profile).map_err(|problems| problems.render())?;
-    Ok((text, profile.reads))
-}
-
-fn body_of(text: String) -> Body {
-    let digest = Digest::of(text.as_bytes());
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory cannot fail.
-    let _ = encoder.write_all(text.as_bytes());
-    let gzip = encoder.finish().unwrap_or_default();
-    Body { digest, plain: Bytes::from(text), gzip: Bytes::from(gzip) }
 }

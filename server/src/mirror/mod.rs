@@ -17,6 +17,7 @@ mod publish;
 mod rebuild;
 pub mod repodata;
 pub mod serve;
+pub mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -82,6 +83,13 @@ impl Mirror {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether anything has been published.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        let arches = std::fs::read_dir(self.root.join("rocks-dist")).into_iter().flatten().flatten();
+        arches.into_iter().any(|arch| arch.path().join("repodata/repomd.xml").exists())
     }
 
     /// Publishes the RPMs in `inputs` (folders, read with all below them, the first winning over later ones) for each

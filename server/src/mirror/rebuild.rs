@@ -313,7 +313,7 @@ pub(super) fn cached(root: &Path, digest: &str) -> Result<Fragments, MirrorError
 }
 
 /// Whether a machine of `arch` can install packages of `package`.
-fn is_compatible(arch: &str, package: &str) -> bool {
+pub(super) fn is_compatible(arch: &str, package: &str) -> bool {
     package == "noarch" || package == arch || (arch == "x86_64" && matches!(package, "i386" | "i486" | "i586" | "i686"))
 }
 

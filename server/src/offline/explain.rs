@@ -47,14 +47,7 @@ pub fn run(args: &Args, output: &mut Output<'_>) -> Exit {
         }
     } else if let Some(name) = &args.attribute {
         let value = explain::attribute(profile, attributes, name);
-        let human = |value: &explain::AttributeValue| {
-            let mut text = value.render() + "\n";
-            for (scope, value) in &value.layers {
-                text.push_str(&format!("  {scope}: {value:?}\n"));
-            }
-            text + if value.read { "  the profile reads it\n" } else { "  the profile does not read it\n" }
-        };
-        (render(json, &value, human), value.value.is_some() || value.read)
+        (render(json, &value, explain::AttributeValue::render_all), value.value.is_some() || value.read)
     } else {
         let (what, found) = match (&args.package, &args.section) {
             (Some(name), _) => (name, explain::package(rolls, profile, attributes, name)),
@@ -63,10 +56,11 @@ pub fn run(args: &Args, output: &mut Output<'_>) -> Exit {
         };
         let there = !found.is_empty();
         let human = |found: &Vec<explain::Found>| {
-            let one = |f: &explain::Found| {
-                format!("{} at {}:{}\n{}", f.what, f.origin.file, f.origin.line, f.reason.render())
-            };
-            if found.is_empty() { format!("{what} is not in the profile\n") } else { found.iter().map(one).collect() }
+            if found.is_empty() {
+                format!("{what} is not in the profile\n")
+            } else {
+                found.iter().map(explain::Found::render).collect()
+            }
         };
         (render(json, &found, human), there)
     };

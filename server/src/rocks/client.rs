@@ -34,45 +34,115 @@ impl Refusal {
     }
 }
 
+/// A request that is under way.
+type Answer = http::Response<hyper::body::Incoming>;
+
+fn down(socket: &Path) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
+    move |error| {
+        Refusal::new(Exit::Temporary, format!("the frontend does not answer at {}: {error}", socket.display()))
+            .hint("is rocks-server running? the socket is chosen with --socket or ROCKS_SOCKET")
+    }
+}
+
+async fn request(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Refusal> {
+    let down = down(socket);
+    let stream = UnixStream::connect(socket).await.map_err(|error| down(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| down(&error))?;
+    tokio::spawn(connection);
+    let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(Full::new(bytes))
+        .map_err(|error| Refusal::new(Exit::Usage, error.to_string()))?;
+    sender.send_request(request).await.map_err(|error| down(&error))
+}
+
+async fn whole(socket: &Path, response: Answer) -> Result<Bytes, Refusal> {
+    let status = response.status();
+    let collected = Limited::new(response.into_body(), BYTES).collect().await;
+    let bytes = collected.map_err(|error| down(socket)(&error))?.to_bytes();
+    if status.is_success() {
+        return Ok(bytes);
+    }
+    Err(match serde_json::from_slice::<Problem>(&bytes) {
+        Ok(problem) => refused(problem),
+        Err(_) => Refusal::new(exit_of(status), String::from_utf8_lossy(&bytes).trim().to_owned()),
+    })
+}
+
+fn exit_of(status: StatusCode) -> Exit {
+    match status {
+        StatusCode::NOT_FOUND => Exit::NoSuchObject,
+        StatusCode::CONFLICT => Exit::Conflict,
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Exit::Temporary,
+        _ => Exit::Failed,
+    }
+}
+
+fn refused(problem: Problem) -> Refusal {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Refusal { exit: exit_of(status), message: problem.title, hint: problem.hint }
+}
+
+fn run<T>(work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Refusal::new(Exit::Failed, error.to_string()))?.block_on(work)
+}
+
 /// Sends one request and gives its answer.
 pub(super) fn call(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Refusal::new(Exit::Failed, error.to_string()))?;
-    runtime.block_on(async {
-        let down = |error: &dyn std::fmt::Display| {
-            Refusal::new(Exit::Temporary, format!("the frontend does not answer at {}: {error}", socket.display()))
-                .hint("is rocks-server running? the socket is chosen with --socket or ROCKS_SOCKET")
-        };
-        let stream = UnixStream::connect(socket).await.map_err(|error| down(&error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| down(&error))?;
-        tokio::spawn(connection);
-        let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost")
-            .header("content-type", "application/json")
-            .body(Full::new(bytes))
-            .map_err(|error| Refusal::new(Exit::Usage, error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|error| down(&error))?;
-        let status = response.status();
-        let bytes = Limited::new(response.into_body(), BYTES).collect().await.map_err(|error| down(&error))?.to_bytes();
-        if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| Refusal::new(Exit::Failed, error.to_string()));
+    run(async {
+        let bytes = whole(socket, request(socket, method, path, body).await?).await?;
+        serde_json::from_slice(&bytes).map_err(|error| Refusal::new(Exit::Failed, error.to_string()))
+    })
+}
+
+/// Asks for something that is not JSON.
+pub(super) fn text(socket: &Path, path: &str) -> Result<String, Refusal> {
+    run(async {
+        let bytes = whole(socket, request(socket, Method::GET, path, None).await?).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    })
+}
+
+/// Sends a request whose answer comes in lines: tells of progress, and gives the result.
+pub(super) fn lines(
+    socket: &Path,
+    path: &str,
+    body: &Value,
+    progress: &mut dyn FnMut(&Value),
+) -> Result<Value, Refusal> {
+    run(async {
+        let mut response = request(socket, Method::POST, path, Some(body)).await?;
+        if !response.status().is_success() {
+            whole(socket, response).await?;
+            return Err(Refusal::new(Exit::Failed, "the frontend gave no answer"));
         }
-        let exit = match status {
-            StatusCode::NOT_FOUND => Exit::NoSuchObject,
-            StatusCode::CONFLICT => Exit::Conflict,
-            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
-            _ => Exit::Failed,
-        };
-        let message = match serde_json::from_slice::<Problem>(&bytes) {
-            Ok(problem) => problem.title,
-            Err(_) => String::from_utf8_lossy(&bytes).trim().to_owned(),
-        };
-        Err(Refusal::new(exit, message))
+        let mut rest = Vec::new();
+        while let Some(frame) = response.body_mut().frame().await {
+            let frame = frame.map_err(|error| down(socket)(&error))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            if rest.len() > BYTES {
+                break;
+            }
+            while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let mut value: Value =
+                    serde_json::from_slice(&line).map_err(|error| Refusal::new(Exit::Failed, error.to_string()))?;
+                if let Ok(problem) = serde_json::from_value::<Problem>(value["problem"].take()) {
+                    return Err(refused(problem));
+                }
+                match value.get("result") {
+                    Some(result) => return Ok(result.clone()),
+                    None => progress(&value["progress"]),
+                }
+            }
+        }
+        Err(down(socket)(&"it hung up").hint("what was done is kept; say it again"))
     })
 }

@@ -1,23 +1,37 @@
 //! `rocks`: the administrator's command line, with the original's verbs and words. It speaks to the frontend over its socket and never
 //! opens the store.
 
+mod attributes;
 mod client;
-mod run;
+mod commands;
+mod completions;
+mod context;
+mod distro;
+mod dump;
+mod hosts;
+mod objects;
+mod progress;
+mod report;
+mod show;
 mod table;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args as _, FromArgMatches as _, ValueEnum};
 
 use crate::output::{Exit, Output};
+use commands::{COMMANDS, Flag};
 
-/// Administer a Rocks frontend: rocks VERB OBJECT [names] [key=value]
-#[derive(Debug, Parser)]
-#[command(name = "rocks", version, arg_required_else_help = true, after_help = run::HELP)]
+/// Where the frontend's socket is when nobody says otherwise.
+const SOCKET: &str = "/run/rocks/admin.sock";
+
+/// What holds for all commands.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Cli {
     /// The frontend's socket
-    #[arg(long, value_name = "PATH", env = "ROCKS_SOCKET", default_value = "/run/rocks/admin.sock", global = true)]
+    #[arg(long, value_name = "PATH", env = "ROCKS_SOCKET", default_value = SOCKET, global = true)]
     socket: PathBuf,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
@@ -25,9 +39,12 @@ pub(crate) struct Cli {
     /// Leave the table's head out
     #[arg(long, global = true)]
     no_headers: bool,
-    /// The words of the command
-    #[arg(required = true, value_name = "WORD")]
-    words: Vec<String>,
+    /// Names alone, and no progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// How to show how far long work is (on standard error)
+    #[arg(long, value_enum, default_value_t = progress::Mode::Auto, global = true, env = "ROCKS_PROGRESS")]
+    progress: progress::Mode,
 }
 
 /// How to print.
@@ -35,23 +52,68 @@ pub(crate) struct Cli {
 pub(crate) enum Format {
     /// A table, or text
     Table,
+    /// A table with more columns
+    Wide,
     /// One JSON document
     Json,
+    /// One JSON document a line
+    Jsonl,
+    /// YAML
+    Yaml,
     /// Names alone, one a line
     Name,
 }
 
+const EXAMPLES: &str = "Examples:
+  rocks add appliance lite
+  rocks add host lite-0-0 appliance=lite > join.toml
+  rocks set appliance attr lite vim yes
+  rocks list host
+  rocks report host lite-0-0
+
+Exit status: 0 done; 1 failed; 2 wrong words; 3 a host is not as it should be; 4 no such object; 5 conflict; 75 try again later";
+
+/// The whole command, as help, completions and manual pages see it.
+#[must_use]
+pub fn command() -> clap::Command {
+    let command = clap::Command::new("rocks")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Administer a Rocks frontend: rocks VERB OBJECT [names] [key=value]")
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    let command = commands::tree(Cli::augment_args(command));
+    crate::manual::with_tools(command)
+}
+
 /// Runs the program with these arguments.
 pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -> Exit {
-    match Cli::try_parse_from(args) {
-        Ok(cli) => run::run(&cli, output),
-        Err(error) => {
-            let text = error.render().to_string();
-            if error.use_stderr() {
-                output.message(&text);
-                return Exit::Usage;
-            }
-            if output.data(&text).is_ok() { Exit::Ok } else { Exit::Failed }
-        }
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return crate::cli::usage(&error, output),
+    };
+    if let Some(exit) = crate::manual::run(&matches, command, output) {
+        return exit;
     }
+    let mut path = Vec::new();
+    let mut at = &matches;
+    while let Some((word, below)) = at.subcommand() {
+        path.push(word);
+        at = below;
+    }
+    // The values of global options are known everywhere.
+    let (Some(spec), Ok(cli)) = (COMMANDS.iter().find(|spec| spec.path == path), Cli::from_arg_matches(&matches))
+    else {
+        output.message("error: this is not a command\nhint: rocks --help lists them\n");
+        return Exit::Usage;
+    };
+    let words: Vec<String> =
+        at.try_get_many::<String>("words").ok().flatten().map(|words| words.cloned().collect()).unwrap_or_default();
+    let flags: Vec<Flag> = spec.flags.iter().copied().filter(|flag| at.get_flag(flag.name())).collect();
+    context::run(&cli, spec, words, flags, output)
+}
+
+/// Answers a shell that asks for completions, if one does; then the program is to end.
+pub fn complete() {
+    clap_complete::CompleteEnv::with_factory(command).complete();
 }

@@ -26,3 +26,64 @@ pub(super) fn table(rows: &[Value], columns: &[(&str, &str)], heads: bool) -> St
     }
     out
 }
+
+/// `value` as YAML.
+pub(super) fn yaml(value: &Value) -> String {
+    let mut out = String::new();
+    write_yaml(value, 0, &mut out);
+    if !out.ends_with('\n') {
+        out.push('\n');
+    }
+    out
+}
+
+/// Scalars are written as in JSON, which is YAML too and needs no rules of its own.
+fn write_yaml(value: &Value, depth: usize, out: &mut String) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (number, (key, value)) in map.iter().enumerate() {
+                if number > 0 || !out.ends_with("- ") {
+                    out.push_str(&indent);
+                }
+                out.push_str(&format!("{}:", Value::from(key.as_str())));
+                below(value, depth, out);
+            }
+        }
+        Value::Array(list) if !list.is_empty() => {
+            for value in list {
+                out.push_str(&indent);
+                out.push_str("- ");
+                write_yaml(value, depth + 1, out);
+                if !out.ends_with('\n') {
+                    out.push('\n');
+                }
+            }
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+fn below(value: &Value, depth: usize, out: &mut String) {
+    let nests = value.as_object().is_some_and(|map| !map.is_empty()) || value.as_array().is_some_and(|l| !l.is_empty());
+    if nests {
+        out.push('\n');
+        write_yaml(value, depth + 1, out);
+    } else {
+        out.push_str(&format!(" {value}\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn yaml_nests() {
+        let value = json!({"a": [{"b": 1, "c": ["x", [], {}]}, "y: z"], "d": {"e": null}});
+        let want = "\"a\":\n  - \"b\": 1\n    \"c\":\n      - \"x\"\n      - []\n      - {}\n  - \"y: z\"\n\"d\":\n  \"e\": null\n";
+        assert_eq!(yaml(&value), want);
+    }
+}

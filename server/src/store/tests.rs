@@ -1,3 +1,6 @@
+use rocks_common::ids::Digest;
+use rocks_common::wire::{Outcome, Report};
+
 use super::*;
 
 fn appliance(name: &str) -> Appliance {
@@ -14,11 +17,12 @@ fn host(name: &str, appliance: &str) -> Host {
         rank: 0,
         facts: None,
         enrolled: None,
+        last: None,
     }
 }
 
 fn setting(owner: Owner, value: &str) -> Setting {
-    Setting { owner, name: "a".parse().expect("name"), value: value.into() }
+    Setting { owner, name: "a".parse().expect("name"), value: value.into(), secret: false }
 }
 
 #[tokio::test]
@@ -31,7 +35,7 @@ async fn objects_are_added_changed_and_removed() {
     store.add_host(&host("a", "lite")).await.expect("added");
     assert!(matches!(store.add_host(&host("a", "lite")).await, Err(StoreError::Conflict(_))));
     assert!(matches!(store.remove_appliance(&"lite".parse().expect("name")).await, Err(StoreError::Conflict(_))));
-    store.remove_host(&"a".parse().expect("name")).await.expect("removed");
+    store.remove_hosts(&["a".parse().expect("name")]).await.expect("removed");
     assert!(matches!(store.host(&"a".parse().expect("name")).await, Err(StoreError::Missing { .. })));
     store.remove_appliance(&"lite".parse().expect("name")).await.expect("removed");
     assert!(changes.has_changed().expect("open"));
@@ -66,8 +70,8 @@ async fn a_token_is_taken_once_and_in_time() {
     store.add_appliance(&appliance("lite")).await.expect("added");
     store.add_host(&host("a", "lite")).await.expect("added");
     let (good, old) = (Digest::of(b"good"), Digest::of(b"old"));
-    store.add_token(&"a".parse().expect("name"), &good, 100).await.expect("added");
-    store.add_token(&"a".parse().expect("name"), &old, 50).await.expect("added");
+    store.add_token(&"a".parse().expect("name"), &good, 100, 0).await.expect("added");
+    store.add_token(&"a".parse().expect("name"), &old, 50, 0).await.expect("added");
     let tries = futures_util::future::join_all((0..8).map(|_| store.take_token(&good, 100))).await;
     assert_eq!(tries.into_iter().filter(|t| matches!(t, Ok(Some(_)))).count(), 1);
     assert!(matches!(store.take_token(&old, 100).await, Ok(None)));
@@ -81,4 +85,58 @@ async fn generations_go_on_after_a_restart() {
     let first = Store::open(&path).await.expect("opened").next_generation(100).await.expect("moved");
     let second = Store::open(&path).await.expect("opened").next_generation(50).await.expect("moved");
     assert!(second > first && first == Generation(100));
+}
+
+fn report(id: &str, outcome: Outcome, diff: &str) -> Report {
+    Report {
+        id: id.into(),
+        facts: rocks_common::wire::Facts::default(),
+        kickstart: None,
+        generation: Some(Generation(7)),
+        started: jiff::Timestamp::UNIX_EPOCH,
+        duration_ms: 1,
+        outcome,
+        steps: Vec::new(),
+        findings: Vec::new(),
+        diff: Some(diff.into()),
+    }
+}
+
+#[tokio::test]
+async fn reports_are_kept_once_in_their_order_and_without_secrets() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    store.add_host(&host("a", "lite")).await.expect("added");
+    let name = "a".parse().expect("name");
+    for (owner, value) in [(Owner::Global, "hunter2\nsecond line"), (Owner::Os("sunos".into()), "fine")] {
+        store.set_attribute(&Setting { secret: true, ..setting(owner, value) }).await.expect("set");
+    }
+    for i in 0..30 {
+        let text = format!("+pw hunter2\n+second line\n fine {i}\n");
+        for _ in 0..2 {
+            store.add_report(&name, &report(&i.to_string(), Outcome::Converged, &text), 5).await.expect("kept");
+        }
+    }
+    store.add_report(&name, &report("0", Outcome::Refused, ""), 5).await.expect("an old one counts as new");
+    let kept = store.reports(&name, 100).await.expect("read");
+    assert_eq!(kept.len(), 20);
+    assert_eq!(kept[0].0.id, "0");
+    assert_eq!(kept[1].0.diff.as_deref(), Some("+pw ********\n+********\n fine 29\n"));
+    let last = store.host(&name).await.expect("a host").last.expect("a report");
+    assert_eq!(last, LastReport { outcome: Outcome::Refused, kickstart: None, generation: Some(7), received: 5 });
+}
+
+#[tokio::test]
+async fn hosts_are_removed_all_or_none_and_certificates_go_to_hosts_that_are_there() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    store.add_host(&host("a", "lite")).await.expect("added");
+    let [a, b] = ["a", "b"].map(|name| name.parse().expect("name"));
+    let facts = rocks_common::wire::Facts::default();
+    store.add_certificate("01", &a, 100, &facts, 1).await.expect("noted");
+    assert!(matches!(store.add_certificate("02", &b, 100, &facts, 1).await, Err(StoreError::Missing { .. })));
+    assert!(store.remove_hosts(&[a.clone(), b]).await.is_err());
+    assert!(store.host(&a).await.is_ok() && store.revoked().await.expect("read").is_empty());
+    store.remove_hosts(&[a]).await.expect("removed");
+    assert_eq!(store.revoked().await.expect("read"), ["01"]);
 }

@@ -1,0 +1,476 @@
+//! Which commands there are: one table, from which help, suggestions, completions and manual pages are made.
+
+use clap::{Arg, ArgAction, Command};
+
+use super::context::{Context, Done};
+use super::{attributes, distro, hosts, objects, report, show};
+
+/// A switch that some commands have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flag {
+    /// Do what destroys without asking.
+    Yes,
+    /// The value is a secret.
+    Secret,
+    /// The value is read from standard input.
+    Stdin,
+    /// Show the values of secret attributes.
+    ShowSecrets,
+}
+
+impl Flag {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Secret => "secret",
+            Self::Stdin => "stdin",
+            Self::ShowSecrets => "show-secrets",
+        }
+    }
+
+    const fn help(self) -> &'static str {
+        match self {
+            Self::Yes => "Do not ask",
+            Self::Secret => "Leave the value out of what is shown, dumped and reported",
+            Self::Stdin => "Read the value from standard input, so that it stands in no list of processes",
+            Self::ShowSecrets => "Show secret values in clear",
+        }
+    }
+}
+
+/// What the words behind a command name, for completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    None,
+    Path,
+    Host,
+    Appliance,
+    Roll,
+    Mirror,
+}
+
+/// One command.
+pub(super) struct Spec {
+    /// `add host`.
+    pub(super) path: &'static [&'static str],
+    /// What follows, as usage shows it; the least and the most of it.
+    pub(super) names: (&'static str, usize, usize),
+    /// What may be given as `key=value`.
+    pub(super) keys: &'static [(&'static str, &'static str)],
+    pub(super) flags: &'static [Flag],
+    pub(super) about: &'static str,
+    pub(super) example: &'static str,
+    pub(super) words: Words,
+    pub(super) run: fn(&Context<'_>) -> Done,
+}
+
+const MANY: usize = usize::MAX;
+
+macro_rules! spec {
+    ($path:expr, $names:expr, $about:expr, $run:expr $(, $field:ident = $value:expr)*) => {
+        Spec { $($field: $value,)* ..Spec { path: &$path, names: $names, keys: &[], flags: &[], about: $about, example: "", words: Words::None, run: $run } }
+    };
+}
+
+/// All commands.
+pub(super) static COMMANDS: &[Spec] = &[
+    spec!(
+        ["add", "appliance"],
+        ("NAME", 1, 1),
+        "Add an appliance: a named node to begin at",
+        objects::add_appliance,
+        keys =
+            &[("node", "the node to begin at (default: the appliance's name)"), ("membership", "what people call it")],
+        example = "rocks add appliance compute membership=\"Compute\""
+    ),
+    spec!(
+        ["add", "host"],
+        ("NAME", 1, 1),
+        "Add a host, and print the join document for its agent",
+        hosts::add,
+        keys = &[
+            ("appliance", "its appliance (needed)"),
+            ("membership", "its appliance, by what people call it"),
+            ("arch", "its architecture (default: x86_64)"),
+            ("os", "its operating system (default: linux)"),
+            ("rack", "its rack"),
+            ("rank", "its place in the rack")
+        ],
+        example = "rocks add host lite-0-0 appliance=lite > join.toml"
+    ),
+    spec!(
+        ["add", "roll"],
+        ("PATH", 1, 1),
+        "Add a roll: a folder with graphs, nodes and RPMS",
+        objects::add_roll,
+        keys = &[("name", "its name (default: the folder's)")],
+        words = Words::Path,
+        example = "rocks add roll /usr/share/rocks/graphs/vim"
+    ),
+    spec!(
+        ["create", "distro"],
+        ("[FOLDER ...]", 0, MANY),
+        "Publish the RPMs of rolls, mirrors and folders to the instances",
+        distro::create,
+        keys = &[("arch", "architectures, separated by commas (default: this machine's)")],
+        words = Words::Path,
+        example = "rocks create distro /srv/rpms"
+    ),
+    spec!(
+        ["create", "mirror"],
+        ("URL", 1, 1),
+        "Copy an upstream repository, or what changed of it since the last time",
+        distro::mirror,
+        keys = &[
+            ("name", "its name (default: made of the URL)"),
+            ("arch", "the architecture (default: this machine's)"),
+            ("versions", "newest (default) or all")
+        ],
+        example = "rocks create mirror https://dl.example.org/rocky/9/AppStream/x86_64/os/ name=appstream"
+    ),
+    spec!(
+        ["disable", "roll"],
+        ("NAME", 1, 1),
+        "Leave a roll out of what kickstarts are made of",
+        objects::disable_roll,
+        words = Words::Roll
+    ),
+    spec!(
+        ["distrust", "roll"],
+        ("NAME", 1, 1),
+        "Let a roll's <eval> code run on the frontend no longer",
+        objects::distrust_roll,
+        words = Words::Roll
+    ),
+    spec!(["doctor"], ("", 0, 0), "Look for what is wrong: rolls, hosts, certificates, disk", report::doctor),
+    spec!(
+        ["dump"],
+        ("", 0, 0),
+        "Print commands that make an empty frontend like this one",
+        super::dump::dump,
+        flags = &[Flag::ShowSecrets],
+        example = "rocks dump > frontend.sh"
+    ),
+    spec!(
+        ["enable", "roll"],
+        ("NAME", 1, 1),
+        "Make kickstarts of a roll that was left out",
+        objects::enable_roll,
+        words = Words::Roll
+    ),
+    spec!(
+        ["explain", "host"],
+        ("HOST package|node|section|attr NAME", 3, 3),
+        "Say how something came into a host's kickstart",
+        show::explain,
+        words = Words::Host,
+        example = "rocks explain host lite-0-0 package vim-enhanced"
+    ),
+    spec!(
+        ["list", "appliance"],
+        ("[NAME ...]", 0, MANY),
+        "List appliances",
+        objects::list_appliances,
+        words = Words::Appliance
+    ),
+    spec!(
+        ["list", "attr"],
+        ("", 0, 0),
+        "List attributes as they were set",
+        attributes::list,
+        flags = &[Flag::ShowSecrets]
+    ),
+    spec!(["list", "distro"], ("", 0, 0), "List what the distribution is made of", distro::list),
+    spec!(["list", "graph"], ("", 0, 0), "List the edges of the configuration graph", show::edges),
+    spec!(
+        ["list", "host"],
+        ("[HOST ...]", 0, MANY),
+        "List hosts and where each is on its way",
+        hosts::list,
+        words = Words::Host,
+        example = "rocks list host 'lite-0-*'"
+    ),
+    spec!(
+        ["list", "host", "attr"],
+        ("[HOST ...]", 0, MANY),
+        "List hosts' attributes, and where each value is from",
+        attributes::of_host,
+        flags = &[Flag::ShowSecrets],
+        words = Words::Host
+    ),
+    spec!(
+        ["list", "host", "graph"],
+        ("HOST", 1, 1),
+        "Draw a host's way through the graph",
+        show::graph,
+        keys = &[("format", "dot (default) or svg")],
+        words = Words::Host,
+        example = "rocks list host graph lite-0-0 format=svg > lite.svg"
+    ),
+    spec!(["list", "host", "profile"], ("HOST", 1, 1), "Print a host's kickstart", show::profile, words = Words::Host),
+    spec!(
+        ["list", "host", "report"],
+        ("HOST", 1, 1),
+        "List what a host's agent reported",
+        report::list,
+        words = Words::Host
+    ),
+    spec!(
+        ["list", "host", "xml"],
+        ("HOST", 1, 1),
+        "Print what each node contributes to a host's kickstart",
+        show::xml,
+        words = Words::Host
+    ),
+    spec!(
+        ["list", "mirror"],
+        ("[NAME ...]", 0, MANY),
+        "List upstream repositories that are copied",
+        distro::mirrors,
+        words = Words::Mirror
+    ),
+    spec!(["list", "node"], ("[NAME ...]", 0, MANY), "List the nodes of the configuration graph", show::nodes),
+    spec!(["list", "roll"], ("[NAME ...]", 0, MANY), "List rolls", objects::list_rolls, words = Words::Roll),
+    spec!(
+        ["remove", "appliance"],
+        ("NAME", 1, 1),
+        "Remove an appliance that no host has",
+        objects::remove_appliance,
+        flags = &[Flag::Yes],
+        words = Words::Appliance
+    ),
+    spec!(
+        ["remove", "appliance", "attr"],
+        ("APPLIANCE ATTR", 2, 2),
+        "Remove an attribute of an appliance",
+        attributes::remove_of_appliance,
+        words = Words::Appliance
+    ),
+    spec!(["remove", "attr"], ("ATTR", 1, 1), "Remove an attribute of all hosts", attributes::remove_global),
+    spec!(
+        ["remove", "distro"],
+        ("FOLDER", 1, 1),
+        "Publish the RPMs of a folder no longer (from the next `create distro` on)",
+        distro::remove_folder,
+        words = Words::Path
+    ),
+    spec!(
+        ["remove", "host"],
+        ("HOST ...", 1, MANY),
+        "Remove hosts, all or none; their certificates are revoked",
+        hosts::remove,
+        flags = &[Flag::Yes],
+        words = Words::Host
+    ),
+    spec!(
+        ["remove", "host", "attr"],
+        ("HOST ATTR", 2, 2),
+        "Remove an attribute of a host",
+        attributes::remove_of_host,
+        words = Words::Host
+    ),
+    spec!(
+        ["remove", "mirror"],
+        ("NAME", 1, 1),
+        "Remove an upstream repository and its copy",
+        distro::remove_mirror,
+        flags = &[Flag::Yes],
+        words = Words::Mirror
+    ),
+    spec!(
+        ["remove", "os", "attr"],
+        ("OS ATTR", 2, 2),
+        "Remove an attribute of an operating system",
+        attributes::remove_of_os
+    ),
+    spec!(
+        ["remove", "roll"],
+        ("NAME", 1, 1),
+        "Remove a roll; its folder stays",
+        objects::remove_roll,
+        flags = &[Flag::Yes],
+        words = Words::Roll
+    ),
+    spec!(
+        ["report", "host"],
+        ("HOST", 1, 1),
+        "Print a host's last report: steps, how long, why, and what went wrong",
+        report::host,
+        words = Words::Host,
+        example = "rocks report host lite-0-0"
+    ),
+    spec!(
+        ["report", "host", "join"],
+        ("HOST", 1, 1),
+        "Print a new join document for a host",
+        hosts::join,
+        words = Words::Host
+    ),
+    spec!(
+        ["set", "appliance", "attr"],
+        ("APPLIANCE ATTR [VALUE]", 2, 3),
+        "Set an attribute for all hosts of an appliance",
+        attributes::set_of_appliance,
+        flags = &[Flag::Secret, Flag::Stdin],
+        words = Words::Appliance,
+        example = "rocks set appliance attr lite vim yes"
+    ),
+    spec!(
+        ["set", "attr"],
+        ("ATTR [VALUE]", 1, 2),
+        "Set an attribute for all hosts",
+        attributes::set_global,
+        flags = &[Flag::Secret, Flag::Stdin],
+        example = "rocks set attr motd Welcome"
+    ),
+    spec!(
+        ["set", "host", "appliance"],
+        ("HOST APPLIANCE", 2, 2),
+        "Make a host one of another appliance",
+        hosts::set_appliance,
+        words = Words::Host,
+        example = "rocks set host appliance lite-0-0 compute"
+    ),
+    spec!(
+        ["set", "host", "attr"],
+        ("HOST ATTR [VALUE]", 2, 3),
+        "Set an attribute of a host",
+        attributes::set_of_host,
+        flags = &[Flag::Secret, Flag::Stdin],
+        words = Words::Host,
+        example = "rocks set host attr lite-0-0 rootpw --secret --stdin < rootpw"
+    ),
+    spec!(
+        ["set", "os", "attr"],
+        ("OS ATTR [VALUE]", 2, 3),
+        "Set an attribute for all hosts of an operating system",
+        attributes::set_of_os,
+        flags = &[Flag::Secret, Flag::Stdin]
+    ),
+    spec!(["sync", "config"], ("", 0, 0), "Read the rolls again and make all kickstarts anew", report::sync),
+    spec!(
+        ["trust", "roll"],
+        ("NAME", 1, 1),
+        "Let a roll's <eval> code run on the frontend",
+        objects::trust_roll,
+        words = Words::Roll
+    ),
+    spec!(
+        ["wait", "host"],
+        ("HOST ...", 1, MANY),
+        "Wait until hosts are where they should be",
+        hosts::wait,
+        keys =
+            &[("state", "what to wait for (default: converged)"), ("timeout", "for how many seconds (default: 600)")],
+        words = Words::Host,
+        example = "rocks wait host 'lite-0-*' timeout=120"
+    ),
+];
+
+/// What all commands under a verb do.
+fn about(verb: &str) -> &'static str {
+    match verb {
+        "add" => "Add an appliance, a host, a roll",
+        "create" => "Make the distribution, copy an upstream repository",
+        "disable" | "enable" => "Switch a roll",
+        "trust" | "distrust" => "Decide whether a roll's code may run on the frontend",
+        "explain" => "Say how something came to be",
+        "list" => "List and show",
+        "remove" => "Remove",
+        "report" => "Show what agents reported",
+        "set" => "Set attributes, or a host's appliance",
+        "sync" => "Make kickstarts anew",
+        "wait" => "Wait for hosts",
+        "host" => "Of a host",
+        "appliance" => "Of an appliance",
+        "os" => "Of an operating system",
+        _ => "",
+    }
+}
+
+/// `command` with everything of the table below it.
+pub(super) fn tree(command: Command) -> Command {
+    grow(command, &[])
+}
+
+/// The words that come next behind `path`, each once, in order.
+fn next_words<'s>(path: &[&str]) -> Vec<&'s str> {
+    let mut words: Vec<&str> = Vec::new();
+    for spec in COMMANDS {
+        if spec.path.len() > path.len() && spec.path[..path.len()] == *path && !words.contains(&spec.path[path.len()]) {
+            words.push(spec.path[path.len()]);
+        }
+    }
+    words
+}
+
+fn grow(mut command: Command, path: &[&'static str]) -> Command {
+    for word in next_words(path) {
+        let mut below = path.to_vec();
+        below.push(word);
+        let spec = COMMANDS.iter().find(|spec| *spec.path == below);
+        let child = Command::new(word).about(spec.map_or_else(|| about(word), |spec| spec.about));
+        let has_more = !next_words(&below).is_empty();
+        let child = match spec {
+            Some(spec) => leaf(child, spec).args_conflicts_with_subcommands(has_more),
+            None => child.subcommand_required(true).arg_required_else_help(true),
+        };
+        command = command.subcommand(grow(child, &below));
+    }
+    command.disable_help_subcommand(!path.is_empty())
+}
+
+fn leaf(command: Command, spec: &'static Spec) -> Command {
+    let (usage, least, most) = spec.names;
+    let mut command = command;
+    if most > 0 || !spec.keys.is_empty() {
+        let help = match (most, spec.keys) {
+            (0, _) => "KEY=VALUE",
+            (_, []) => "Names",
+            _ => "Names, and then KEY=VALUE",
+        };
+        let arg = Arg::new("words").value_name("WORDS").num_args(0..).required(least > 0).help(help);
+        command = command.arg(arg.add(super::completions::of(spec)));
+    }
+    for flag in spec.flags {
+        command = command.arg(Arg::new(flag.name()).long(flag.name()).action(ArgAction::SetTrue).help(flag.help()));
+    }
+    let mut words = format!("rocks {}", spec.path.join(" "));
+    for flag in spec.flags {
+        words.push_str(&format!(" [--{}]", flag.name()));
+    }
+    if !usage.is_empty() {
+        words.push(' ');
+        words.push_str(usage);
+    }
+    for (key, _) in spec.keys {
+        words.push_str(&format!(" [{key}=]"));
+    }
+    let mut after = String::new();
+    if !spec.keys.is_empty() {
+        after.push_str("Keys:\n");
+        let width = spec.keys.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 1;
+        for (key, help) in spec.keys {
+            after.push_str(&format!("  {:width$}  {help}\n", format!("{key}=")));
+        }
+    }
+    if !spec.example.is_empty() {
+        after.push_str(&format!("{}Example:\n  {}", if after.is_empty() { "" } else { "\n" }, spec.example));
+    }
+    command.override_usage(words).after_help(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        tree(Command::new("rocks")).debug_assert();
+        for spec in COMMANDS {
+            assert!(!spec.about.is_empty() && !spec.about.ends_with('.'), "{:?}", spec.path);
+            assert!(spec.names.1 <= spec.names.2 && (spec.names.2 == 0) == spec.names.0.is_empty(), "{:?}", spec.path);
+            assert!(spec.example.is_empty() || spec.example.starts_with(&format!("rocks {}", spec.path.join(" "))));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Hosts.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::client::Refusal;
+use super::context::{Context, Done, encode};
+use crate::output::Exit;
+
+/// How often `wait host` looks.
+const LOOK: Duration = Duration::from_millis(300);
+
+pub(super) fn add(c: &Context<'_>) -> Done {
+    let Some(appliance) = c.key("appliance").or_else(|| c.key("membership")) else {
+        let refusal = Refusal::new(Exit::Usage, "which appliance is it?");
+        return Err(refusal.hint("rocks add host NAME appliance=lite"));
+    };
+    let body = json!({"name": c.names[0], "appliance": appliance, "arch": c.key("arch"), "os": c.key("os"),
+                      "rack": c.number("rack", 0)?, "rank": c.number("rank", 0)?});
+    let document = c.send(Method::POST, "/api/v1/hosts", &body)?;
+    Ok((join_text(c, &document), Exit::Ok))
+}
+
+pub(super) fn join(c: &Context<'_>) -> Done {
+    let path = format!("/api/v1/hosts/{}/join", encode(&c.names[0]));
+    let document = c.send(Method::POST, &path, &Value::Null)?;
+    Ok((join_text(c, &document), Exit::Ok))
+}
+
+fn join_text(c: &Context<'_>, document: &Value) -> String {
+    c.one(document, || document["document"].as_str().unwrap_or_default().to_owned())
+}
+
+pub(super) fn list(c: &Context<'_>) -> Done {
+    let rows = c.rows("/api/v1/hosts", &c.names)?;
+    c.print(
+        &rows,
+        &[
+            ("HOST", "name"),
+            ("APPLIANCE", "appliance"),
+            ("STATE", "state"),
+            ("GENERATION", "generation"),
+            ("REPORTED", "reported_generation"),
+            ("LAST REPORT", "last_report"),
+        ],
+        &[
+            ("LAST SEEN", "last_seen"),
+            ("ARCH", "arch"),
+            ("OS", "os"),
+            ("RACK", "rack"),
+            ("RANK", "rank"),
+            ("AGENT", "agent"),
+        ],
+    )
+}
+
+pub(super) fn remove(c: &Context<'_>) -> Done {
+    let rows = c.rows("/api/v1/hosts", &c.names)?;
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    c.confirm(&format!("remove {} and revoke what they have", names.join(", ")))?;
+    c.act(Method::DELETE, "/api/v1/hosts", &json!({"names": names}))
+}
+
+pub(super) fn set_appliance(c: &Context<'_>) -> Done {
+    c.act(Method::PUT, &format!("/api/v1/hosts/{}/appliance", encode(&c.names[0])), &json!(c.names[1]))
+}
+
+pub(super) fn wait(c: &Context<'_>) -> Done {
+    let wanted = c.key("state").unwrap_or("converged");
+    let seconds = u64::try_from(c.number("timeout", 600)?).unwrap_or(0);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let rows = c.rows("/api/v1/hosts", &c.names)?;
+        let late: Vec<String> = rows
+            .iter()
+            .filter(|row| row["state"].as_str() != Some(wanted))
+            .map(|row| {
+                format!("{} is {}", row["name"].as_str().unwrap_or_default(), row["state"].as_str().unwrap_or_default())
+            })
+            .collect();
+        if late.is_empty() {
+            return c.print(&rows, &[("HOST", "name"), ("STATE", "state")], &[]);
+        }
+        if Instant::now() >= end {
+            let most = late.len().min(10);
+            let message =
+                format!("{} of {} hosts are not {wanted}: {}", late.len(), rows.len(), late[..most].join(", "));
+            return Err(Refusal::new(Exit::Unhealthy, message).hint("`rocks report host NAME` says why"));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
