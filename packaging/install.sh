@@ -8,8 +8,26 @@ units=${units:-$prefix/lib/systemd/system}
 here=$(cd "$(dirname "$0")" && pwd)
 put() { install -D -m "$1" "$2" "$dest$3"; }
 
+# What a binary can write itself (completions, man pages) is made here rather than kept in the tree.
+written_by() {
+    local program=$1 work shell page
+    work=$(mktemp -d)
+    for shell in bash zsh fish; do
+        "$bin/$program" completions "$shell" >"$work/$shell"
+    done
+    put 0644 "$work/bash" "$prefix/share/bash-completion/completions/$program"
+    put 0644 "$work/zsh" "$prefix/share/zsh/site-functions/_$program"
+    put 0644 "$work/fish" "$prefix/share/fish/vendor_completions.d/$program.fish"
+    "$bin/$program" man "$work/man"
+    for page in "$work"/man/*; do
+        put 0644 "$page" "$prefix/share/man/man${page##*.}/${page##*/}"
+    done
+    rm -rf "$work"
+}
+
 agent() {
     put 0755 "$bin/rocks-agent" "$prefix/bin/rocks-agent"
+    written_by rocks-agent
     put 0644 "$here/systemd/rocks-agent.service" "$units/rocks-agent.service"
     put 0644 "$here/preset/80-rocks-agent.preset" "$prefix/lib/systemd/system-preset/80-rocks-agent.preset"
     put 0644 "$here/etc/agent.toml" /etc/rocks-agent/agent.toml
@@ -18,6 +36,7 @@ agent() {
 }
 server() {
     put 0755 "$bin/rocks-server" "$prefix/bin/rocks-server"
+    written_by rocks-server
     put 0644 "$here/systemd/rocks-server.service" "$units/rocks-server.service"
     put 0644 "$here/preset/80-rocks-server.preset" "$prefix/lib/systemd/system-preset/80-rocks-server.preset"
     put 0644 "$here/sysusers.d/rocks.conf" "$prefix/lib/sysusers.d/rocks.conf"
@@ -28,18 +47,7 @@ server() {
 }
 cli() {
     put 0755 "$bin/rocks" "$prefix/bin/rocks"
-    # What the binary can write itself (completions, man pages) is made here rather than kept in the tree.
-    local shell
-    for shell in bash zsh fish; do
-        "$bin/rocks" completions "$shell" >"$here/.generated" 2>/dev/null || continue
-        [ -s "$here/.generated" ] || continue
-        case $shell in
-        bash) put 0644 "$here/.generated" "$prefix/share/bash-completion/completions/rocks" ;;
-        zsh) put 0644 "$here/.generated" "$prefix/share/zsh/site-functions/_rocks" ;;
-        fish) put 0644 "$here/.generated" "$prefix/share/fish/vendor_completions.d/rocks.fish" ;;
-        esac
-    done
-    rm -f "$here/.generated"
+    written_by rocks
 }
 graphs() {
     install -d -m 0755 "$dest$prefix/share/rocks/graphs"

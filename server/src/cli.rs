@@ -27,6 +27,15 @@ enum Command {
     Profile(offline::profile::Args),
     /// Report everything that is wrong with rolls
     Check(offline::check::Args),
+    /// Become a program that reaches nothing but FOLDER
+    #[command(hide = true)]
+    Confine {
+        /// What it may read
+        folder: std::path::PathBuf,
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
     /// Say how a package, node, section or attribute came to be in a profile
     Explain(offline::explain::Args),
 }
@@ -61,6 +70,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         Command::Config(args) => config::show(&args, output),
         Command::Profile(args) => offline::profile::run(&args, output),
         Command::Check(args) => offline::check::run(&args, output),
+        Command::Confine { folder, program } => {
+            let Some((program, args)) = program.split_first() else { return Exit::Usage };
+            let why = crate::process::become_confined(&folder, program, args);
+            let text = format!("{}{why}\n", String::from_utf8_lossy(crate::eval::NOT_CONFINED));
+            let _ = output.data(&text);
+            Exit::Failed
+        }
         Command::Explain(args) => offline::explain::run(&args, output),
     }
 }

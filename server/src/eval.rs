@@ -1,7 +1,7 @@
 //! Running the code of `<eval>` elements: code from rolls, on the frontend.
 //!
-//! Only rolls that the administrator trusted get here. The code runs as an unprivileged user when we are root, in a private
-//! copy of the rolls' files, with a clean environment, a time limit and an output limit, and is killed with all that it
+//! Only rolls that the administrator trusted get here. The code runs as an unprivileged user when we are root, else confined by the kernel
+//! (Landlock) so that it does not reach our keys, in a private copy of the rolls' files, with a clean environment, a time limit and an output limit, and is killed with all that it
 //! started. What it prints is kept, so that one piece of code runs once for a set of rolls and inputs.
 
 use std::collections::HashMap;
@@ -23,13 +23,41 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How much one piece of code may print.
 pub const OUTPUT_BYTES: usize = 4 << 20;
 
+/// What stands before the reason when code could not be confined.
+pub const NOT_CONFINED: &[u8] = b"\0not confined\0";
+
 /// Who may run code, and as whom.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// Folders of the rolls whose code may run; none: of all. Names are no proof: two rolls may have the same.
     pub trusted: Option<Vec<PathBuf>>,
-    /// User and group to run as; none: as we are.
-    pub identity: Option<(u32, u32)>,
+    /// How it is kept from what is not its business.
+    pub confinement: Confinement,
+}
+
+/// How code is kept from what is not its business.
+#[derive(Debug, Clone, Default)]
+pub enum Confinement {
+    /// It runs as we do.
+    #[default]
+    None,
+    /// As another user and group, when we are root.
+    Identity(u32, u32),
+    /// As our user, but with the help of this program of ours (`rocks-server`), which gives up the file system and the network
+    /// before it becomes the code: our user owns the frontend's keys.
+    Sandbox(PathBuf),
+}
+
+impl Confinement {
+    /// What fits to who we are.
+    #[must_use]
+    pub fn fitting() -> Self {
+        if rustix::process::geteuid().is_root() {
+            // The user and group that own nothing.
+            return Self::Identity(65534, 65534);
+        }
+        std::env::current_exe().map_or(Self::None, Self::Sandbox)
+    }
 }
 
 /// What a piece of code printed, once it has been run.
@@ -57,6 +85,9 @@ impl Runner {
         }
         // Another user must be able to read it, and nobody to change it.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        let temporary = folder.path().join("tmp");
+        fs::create_dir(&temporary)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o1777))?;
         Ok(Self { folder, policy, kept: Mutex::default() })
     }
 
@@ -67,19 +98,34 @@ impl Runner {
                 format!("the roll that {} is in is not trusted to run code; see `rocks trust roll`", request.path);
             return Err(EvalFailure(message));
         }
+        let (folder, temporary) = (self.folder.path(), self.folder.path().join("tmp"));
+        let temporary = temporary.to_string_lossy();
         let mut env = vec![
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("LC_ALL", "C.UTF-8"),
             ("HOME", "/nonexistent"),
+            ("TMPDIR", &*temporary),
         ];
         env.extend(request.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let folder_text = folder.to_string_lossy();
+        let plain = ["-c", request.shell];
+        let confined = ["confine", &*folder_text, "--", "/bin/sh", "-c", request.shell];
+        let ours;
+        let (program, args, identity) = match &self.policy.confinement {
+            Confinement::None => ("/bin/sh", &plain[..], None),
+            Confinement::Identity(user, group) => ("/bin/sh", &plain[..], Some((*user, *group))),
+            Confinement::Sandbox(program) => {
+                ours = program.to_string_lossy();
+                (&*ours, &confined[..], None)
+            }
+        };
         let task = Task {
-            program: "/bin/sh",
-            args: &["-c", request.shell],
+            program,
+            args,
             env: &env,
-            folder: self.folder.path(),
+            folder,
             input: request.body.as_bytes(),
-            identity: self.policy.identity,
+            identity,
             limit: TIME_LIMIT,
             output_bytes: OUTPUT_BYTES,
         };
@@ -88,7 +134,11 @@ impl Runner {
             EvalFailure(format!("the code of <eval> in {}: {error}{cause}", request.file))
         };
         // Like the original, what it printed counts, not how it exited: many a real `eval` ends with a failing test.
-        let (output, _) = process::run(&task).map_err(|error| describe(&error))?;
+        let (output, good) = process::run(&task).map_err(|error| describe(&error))?;
+        if !good && matches!(self.policy.confinement, Confinement::Sandbox(_)) && output.starts_with(NOT_CONFINED) {
+            let why = String::from_utf8_lossy(&output[NOT_CONFINED.len()..]).trim().to_owned();
+            return Err(EvalFailure(format!("the code of <eval> in {}: {why}", request.file)));
+        }
         String::from_utf8(output)
             .map_err(|_| EvalFailure("the code of <eval> printed something that is not UTF-8".into()))
     }

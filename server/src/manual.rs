@@ -32,8 +32,11 @@ pub fn run(matches: &ArgMatches, command: fn() -> Command, output: &mut Output<'
         }
         ("man", args) => {
             let folder = args.get_one::<PathBuf>("folder")?;
-            let made = std::fs::create_dir_all(folder)
-                .and_then(|()| clap_mangen::generate_to(command().disable_help_subcommand(true), folder));
+            let mut command = command().disable_help_subcommand(true);
+            command.build();
+            // Daemons are documented in section 8, what people type in section 1.
+            let section = if command.get_name() == "rocks" { "1" } else { "8" };
+            let made = std::fs::create_dir_all(folder).and_then(|()| pages(&command, section, folder));
             Some(match made {
                 Ok(()) => Exit::Ok,
                 Err(error) => {
@@ -44,6 +47,13 @@ pub fn run(matches: &ArgMatches, command: fn() -> Command, output: &mut Output<'
         }
         _ => None,
     }
+}
+
+fn pages(command: &Command, section: &str, folder: &std::path::Path) -> std::io::Result<()> {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        pages(below, section, folder)?;
+    }
+    clap_mangen::Man::new(command.clone()).section(section).generate_to(folder).map(drop)
 }
 
 fn write_completions(program: &str, shell: &str, output: &mut Output<'_>) -> Exit {

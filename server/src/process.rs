@@ -100,3 +100,36 @@ pub fn run(task: &Task<'_>) -> Result<(Vec<u8>, bool), TaskError> {
     let killed_by_us = std::os::unix::process::ExitStatusExt::signal(&status) == Some(9);
     outcome.map(|output| (output, status.success() || killed_by_us))
 }
+
+/// What confined code may read: programs, their libraries and their settings.
+const READABLE: [&str; 9] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/dev/zero", "/dev/urandom", "/proc/self"];
+
+/// Becomes `program`, confined: it may read programs and `folder`, write in `folder`'s `tmp`, and nothing else of the file system, and it
+/// may not use TCP where the kernel can forbid that (Landlock). Comes back only when that cannot be done.
+pub fn become_confined(folder: &Path, program: &str, args: &[String]) -> String {
+    use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus};
+    let abi = ABI::V4;
+    let temporary = folder.join("tmp");
+    let restricted = (|| {
+        let readable: Vec<&Path> = READABLE.iter().map(Path::new).chain([folder]).collect();
+        let writable = [temporary.as_path(), Path::new("/dev/null")];
+        Ruleset::default()
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::from_all(abi))?
+            .create()?
+            .add_rules(landlock::path_beneath_rules(readable, AccessFs::from_read(abi)))?
+            .add_rules(landlock::path_beneath_rules(writable, AccessFs::from_all(abi)))?
+            .restrict_self()
+    })();
+    match restricted {
+        Err(error) => return format!("code of rolls cannot be confined: {error}"),
+        Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
+            return "code of rolls cannot be confined: this kernel has no Landlock".to_owned();
+        }
+        Ok(_) => {}
+    }
+    #[expect(clippy::disallowed_methods, reason = "this is the process room")]
+    let error = Command::new(program).args(args).exec();
+    format!("cannot start {program}: {error}")
+}

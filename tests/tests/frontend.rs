@@ -338,8 +338,45 @@ fn what_is_shown_can_be_chosen_explained_and_waited_for_and_secrets_stay_secret(
         .expect("completed");
     assert!(words.stdout.contains("lite-1-0"), "{}", words.both());
     let man = tempfile::tempdir().expect("a folder");
-    for program in ["rocks", "rocks-server"] {
+    for program in ["rocks", "rocks-server", "rocks-agent"] {
         cmd(frontend.binaries.join(program)).arg("man").arg(man.path()).run().expect("written");
-        assert!(man.path().join(format!("{program}.1")).exists());
     }
+    for page in ["rocks.1", "rocks-list-host-attr.1", "rocks-server.8", "rocks-agent.8"] {
+        assert!(man.path().join(page).exists(), "{page}");
+    }
+}
+
+/// The frontend's own user must not be able to hand its keys to code of a roll.
+#[test]
+fn code_of_rolls_does_not_reach_the_keys_of_a_frontend_that_is_not_root() {
+    if !rustix::process::geteuid().is_root() || rocks_tests::process::which("setpriv").is_none() {
+        println!("skipped: it needs root and setpriv to run a frontend as another user");
+        return;
+    }
+    let Ok(binaries) = binaries() else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let program = dir.path().join("rocks-server");
+    fs::copy(binaries.join("rocks-server"), &program).expect("copied");
+    let (roll, keys) = (dir.path().join("roll"), dir.path().join("keys"));
+    fs::create_dir_all(roll.join("graphs/default")).expect("made");
+    fs::create_dir_all(roll.join("nodes")).expect("made");
+    fs::create_dir_all(&keys).expect("made");
+    fs::write(keys.join("ca.key"), "the key").expect("written");
+    let code = format!(
+        "<kickstart><main><lang><eval>echo en_US; cat {0}/ca.key; echo x &gt; {0}/y; echo t &gt; $TMPDIR/t; cat $TMPDIR/t</eval></lang></main></kickstart>",
+        keys.display()
+    );
+    fs::write(roll.join("nodes/a.xml"), code).expect("written");
+    fs::write(roll.join("nodes/b.xml"), "<kickstart/>").expect("written");
+    fs::write(roll.join("graphs/default/g.xml"), "<graph><edge from=\"a\"><to>b</to></edge></graph>").expect("written");
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    cmd("chmod").arg("-R").arg("a+rX").arg(dir.path()).run().expect("readable");
+    cmd("chown").arg("-R").arg("65534").arg(dir.path()).run().expect("owned");
+    let render = cmd("setpriv").args(user).arg(&program).args(["profile", "--eval", "run", "--root", "a", "--roll"]);
+    let done = render.arg(&roll).output().expect("rendered");
+    assert!(done.stdout.contains("en_US") && done.stdout.contains('t'), "{}", done.both());
+    assert!(!done.stdout.contains("the key") && !keys.join("y").exists(), "{}", done.both());
+    // Without the confinement it would: the test can fail.
+    let seen = cmd("setpriv").args(user).args(["cat"]).arg(keys.join("ca.key")).run().expect("read");
+    assert_eq!(seen.stdout, "the key");
 }

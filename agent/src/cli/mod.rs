@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::output::{self, Output};
@@ -60,6 +60,17 @@ enum Command {
     },
     /// Read a kickstart and print what is wrong with it
     Check(check::Args),
+    /// Print what a shell must read to complete this program's words
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write this program's manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 /// Runs the program with these arguments.
@@ -78,6 +89,26 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
     if let Command::Check(args) = &cli.command {
         return check::run(args, cli.output, output).into();
     }
+    match &cli.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "rocks-agent", &mut script);
+            return output.data(&String::from_utf8_lossy(&script), output::OK).into();
+        }
+        Command::Man { folder } => {
+            let mut command = Cli::command().disable_help_subcommand(true);
+            command.build();
+            return match std::fs::create_dir_all(folder).and_then(|()| pages(&command, folder)) {
+                Ok(()) => output::OK,
+                Err(error) => {
+                    output.message(&format!("error: {}: {error}\n", folder.display()));
+                    output::FAILED
+                }
+            }
+            .into();
+        }
+        _ => {}
+    }
     let config = match Config::load(&cli.root, cli.state_dir.as_deref(), cli.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {
@@ -86,7 +117,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         }
     };
     let code = match cli.command {
-        Command::Check(_) => output::USAGE,
+        // Answered above.
+        Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => output::USAGE,
         Command::Plan(args) => plan::run(&args, config, cli.output, output),
         Command::Status => online::status(&config, cli.output, output),
         Command::Enrol { join } => online::enrol(&config, join.as_deref(), output),
@@ -94,4 +126,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         Command::Run => online::run(config, output),
     };
     code.into()
+}
+
+fn pages(command: &clap::Command, folder: &std::path::Path) -> std::io::Result<()> {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        pages(below, folder)?;
+    }
+    clap_mangen::Man::new(command.clone()).section("8").generate_to(folder).map(drop)
 }

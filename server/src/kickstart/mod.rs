@@ -25,7 +25,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ca::Authority;
-use crate::eval::{Policy, Runner};
+use crate::eval::{Confinement, Policy, Runner};
 use crate::store::{Setting, Store, StoreError, attributes_of};
 use render::{Basis, Kept, Work};
 
@@ -134,7 +134,7 @@ pub struct Service {
     runner: Mutex<Option<(Arc<Basis>, Arc<Runner>)>>,
     /// One synchronisation at a time: an older view must not be published as a newer generation.
     turn: tokio::sync::Mutex<Checked>,
-    identity: Option<(u32, u32)>,
+    confinement: Confinement,
 }
 
 /// What the last check of the rolls in use counted on.
@@ -168,8 +168,6 @@ impl Service {
     /// A service that has nothing yet; [`Service::sync`] fills it.
     #[must_use]
     pub fn new(store: Store, authority: Arc<Authority>, frontend_url: String) -> Self {
-        // Code from rolls never runs as root.
-        let identity = rustix::process::geteuid().is_root().then_some((65534, 65534));
         Self {
             store,
             authority,
@@ -180,7 +178,7 @@ impl Service {
             rendered: Arc::default(),
             runner: Mutex::new(None),
             turn: tokio::sync::Mutex::new(None),
-            identity,
+            confinement: Confinement::fitting(),
         }
     }
 
@@ -278,7 +276,7 @@ impl Service {
         {
             return Ok(Some(runner.clone()));
         }
-        let policy = Policy { trusted: Some(basis.trusted.clone()), identity: self.identity };
+        let policy = Policy { trusted: Some(basis.trusted.clone()), confinement: self.confinement.clone() };
         let runner = Arc::new(Runner::new(rolls, policy).map_err(|error| error.to_string())?);
         *kept = Some((basis.clone(), runner.clone()));
         Ok(Some(runner))

@@ -18,7 +18,7 @@ use rocks_common::{profile as make, roll};
 
 use clap::builder::TypedValueParser as _;
 
-use crate::eval::{Policy, Runner};
+use crate::eval::{Confinement, Policy, Runner};
 
 /// What `<eval>` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -112,9 +112,7 @@ impl Host {
             EvalMode::No => Eval::No,
             EvalMode::Stub => Eval::Stub,
             EvalMode::Run => {
-                // Who asks for it on the command line runs it as who they are; root gives up what it can.
-                let identity = rustix::process::geteuid().is_root().then_some((65534, 65534));
-                runner = Runner::new(&rolls, Policy { trusted: None, identity })
+                runner = Runner::new(&rolls, Policy { trusted: None, confinement: Confinement::fitting() })
                     .map_err(|error| fail("eval-failed", format!("cannot prepare to run code: {error}")))?;
                 Eval::Run(&runner)
             }
