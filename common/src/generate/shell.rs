@@ -34,8 +34,11 @@ fn file(tag: &FileTag, out: &mut String) {
     };
     put(format_args!("f={}\n", quoted(&tag.name)));
     put(format_args!("if [ -L \"$f\" ]; then f=$(readlink -f -- \"$f\"); fi\n"));
-    put(format_args!("t=\"$f.rocks-new\"\nmkdir -p -- \"${{f%/*}}/\"\n"));
     let append = tag.mode.as_deref() == Some("append");
+    let second = if append { " \"$t.2\"" } else { "" };
+    put(format_args!("t=\"$f.rocks-new\"\nmkdir -p -- \"${{f%/*}}/\"\n"));
+    // Nobody else may read it before it has its permissions, and nobody may have put a link in its place.
+    put(format_args!("rm -f -- \"$t\"{second}\n(umask 077; set -C; for t in \"$t\"{second}; do : > \"$t\"; done)\n"));
     if tag.mode.as_deref() == Some("pipe") {
         let source = tag.src.as_deref().map_or_else(|| "\"$f\"".to_owned(), quoted);
         put(format_args!("cat -- {source} | ({}) > \"$t\"\n", content.trim()));
@@ -53,17 +56,19 @@ fn file(tag: &FileTag, out: &mut String) {
     if append {
         put(format_args!(
             "case \"$(cat -- \"$f\" 2>/dev/null)\" in\n*\"$(cat -- \"$t\")\"*) cat -- \"$f\" > \"$t\" ;;\n\
-             *) if [ -e \"$f\" ]; then cat -- \"$f\" \"$t\" > \"$t.2\" && mv -f -- \"$t.2\" \"$t\"; fi ;;\nesac\n"
+             *) if [ -e \"$f\" ]; then cat -- \"$f\" \"$t\" > \"$t.2\" && mv -f -- \"$t.2\" \"$t\"; fi ;;\nesac\nrm -f -- \"$t.2\"\n"
         ));
     }
-    put(format_args!(
-        "if [ -e \"$f\" ]; then chmod --reference=\"$f\" -- \"$t\"; chown --reference=\"$f\" -- \"$t\"; fi\n"
-    ));
+    put(format_args!("if [ -e \"$f\" ]; then chown --reference=\"$f\" -- \"$t\"; fi\n"));
     if let Some(owner) = &tag.owner {
         put(format_args!("chown {} \"$t\"\n", quoted(owner)));
     }
-    if let Some(perms) = &tag.perms {
-        put(format_args!("chmod {} \"$t\"\n", quoted(perms)));
+    // Last, because a change of owner takes special bits away. `=rw` is what a new file gets under the script's umask.
+    match &tag.perms {
+        Some(perms) => put(format_args!("chmod {} \"$t\"\n", quoted(perms))),
+        None => put(format_args!(
+            "if [ -e \"$f\" ]; then chmod --reference=\"$f\" -- \"$t\"; else chmod =rw -- \"$t\"; fi\n"
+        )),
     }
     put(format_args!("mv -f -- \"$t\" \"$f\"\n"));
     put(format_args!("if command -v restorecon > /dev/null; then restorecon -- \"$f\" || :; fi\n"));
@@ -132,6 +137,42 @@ mod tests {
         assert_eq!(text, "1\nROCKS-EOF\n$HOME\ntwo\n");
         assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o640);
         assert_eq!(std::fs::read_dir(path.parent().expect("a folder")).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn nobody_reads_a_file_before_it_has_its_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        // The content's own command looks at the file that it is written to.
+        let look = "stat -c %a \"$t\"";
+        for (before, perms, want) in
+            [(None, Some("0640"), 0o640), (Some(0o644), Some("0600"), 0o600), (None, None, 0o644)]
+        {
+            let _ = std::fs::remove_file(&path);
+            if let Some(before) = before {
+                std::fs::write(&path, "old").expect("written");
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(before)).expect("set");
+            }
+            let tag = FileTag {
+                name: path.display().to_string(),
+                expr: Some(look.into()),
+                perms: perms.map(Into::into),
+                ..FileTag::default()
+            };
+            // The script's umask is what it was for what follows.
+            run(&format!("umask 022\n{}\n[ \"$(umask)\" = 0022 ]", body(&[Piece::File(tag.into())])));
+            assert_eq!(std::fs::read_to_string(&path).expect("it was written"), "600\n");
+            assert_eq!(mode(&path), want);
+        }
+        // A link in the place of the temporary file leads nowhere.
+        let victim = folder.path().join("victim");
+        std::fs::write(&victim, "untouched").expect("written");
+        std::os::unix::fs::symlink(&victim, folder.path().join("secret.rocks-new")).expect("linked");
+        run(&body(&[Piece::File(tag(&path, "new\n").into())]));
+        assert_eq!(std::fs::read_to_string(&victim).expect("it is there"), "untouched");
+        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "new\n");
     }
 
     #[test]
