@@ -14,3 +14,4 @@ create table upstream (
     synced bigint
 );
 create index token_expires on token (expires);
+create index certificate_end on certificate (not_after);

@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::kickstart::{Served, Service};
 use crate::metrics::Metrics;
 use crate::mirror::serve::{Body, MirrorRoot};
-use crate::store::{Store, StoreError};
+use crate::store::{NewCertificate, Store, StoreError};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -258,7 +258,12 @@ async fn answer_whole(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
         return refusal;
     }
     match (request.method().clone(), path) {
-        (Method::GET, path::KICKSTART | path::KICKSTART_CGI) => kickstart(public, &caller, &request).await,
+        (Method::GET, path::KICKSTART | path::KICKSTART_CGI) => {
+            let asked = Asked::of(request.headers());
+            // Its buffer is of use to the connection while the request waits.
+            drop(request);
+            kickstart(public, &caller, asked).await
+        }
         (Method::POST, path::REPORTS) => Box::pin(report(public, &caller, request)).await,
         (Method::POST, path::RENEW) => Box::pin(renew(public, &caller, request)).await,
         _ => problem(StatusCode::NOT_FOUND, "not-found", "there is nothing here"),
@@ -301,18 +306,35 @@ async fn body<T: serde::de::DeserializeOwned>(request: Request<Incoming>, limit:
     })
 }
 
-async fn kickstart(public: &Arc<Public>, caller: &Caller, request: &Request<Incoming>) -> Reply {
+/// What a request for a kickstart says.
+struct Asked {
+    /// The digest that the caller has.
+    known: Option<Digest>,
+    wait: Duration,
+    gzip: bool,
+}
+
+impl Asked {
+    fn of(headers: &http::HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let known = text(IF_NONE_MATCH.as_str()).trim_start_matches("W/").trim_matches('"');
+        let words = text("prefer").split([',', ';', ' ']);
+        let wait = words.filter_map(|word| word.strip_prefix("wait=")).find_map(|seconds| seconds.parse::<u32>().ok());
+        Self {
+            known: known.parse().ok(),
+            wait: Duration::from_secs(u64::from(wait.unwrap_or(0).min(wire::MAX_WAIT_SECONDS))),
+            gzip: text(ACCEPT_ENCODING.as_str()).contains("gzip"),
+        }
+    }
+}
+
+async fn kickstart(public: &Arc<Public>, caller: &Caller, asked: Asked) -> Reply {
     public.metrics.polls.inc();
-    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let known = text(IF_NONE_MATCH.as_str()).trim_start_matches("W/").trim_matches('"').to_owned();
-    let wait = text("prefer").split([',', ';', ' ']).find_map(|word| word.strip_prefix("wait=")?.parse::<u32>().ok());
-    let wait = Duration::from_secs(u64::from(wait.unwrap_or(0).min(wire::MAX_WAIT_SECONDS)));
-    let gzip = text(ACCEPT_ENCODING.as_str()).contains("gzip");
+    let Asked { known, wait, gzip } = asked;
     let slot = public.service.slot(&caller.host);
     let _visit = slot.visit();
     let mut view = slot.watch();
-    let differs =
-        |served: &Option<Served>| served.as_ref().is_some_and(|served| served.body.digest.to_string() != known);
+    let differs = |served: &Option<Served>| served.as_ref().is_some_and(|served| Some(served.body.digest) != known);
     if !wait.is_zero() {
         public.metrics.waiting.inc();
         let mut ending = public.ending.clone();
@@ -333,17 +355,17 @@ async fn kickstart(public: &Arc<Public>, caller: &Caller, request: &Request<Inco
             reply.headers_mut().insert("retry-after", HeaderValue::from_static("30"));
             reply
         }
-        Some(served) => serve_kickstart(&served, &caller.host, &known, gzip),
+        Some(served) => serve_kickstart(&served, &caller.host, known, gzip),
     }
 }
 
-fn serve_kickstart(served: &Served, host: &HostName, known: &str, gzip: bool) -> Reply {
-    let digest = served.body.digest.to_string();
-    let unchanged = digest == known;
+fn serve_kickstart(served: &Served, host: &HostName, known: Option<Digest>, gzip: bool) -> Reply {
+    let digest = served.body.digest;
+    let unchanged = Some(digest) == known;
     let body = match (unchanged, gzip) {
         (true, _) => Bytes::new(),
         (false, true) => served.body.gzip.clone(),
-        (false, false) => served.body.plain.clone(),
+        (false, false) => served.body.plain(),
     };
     let mut response = Response::new(Full::new(body));
     if unchanged {
@@ -407,44 +429,46 @@ async fn enrol(public: &Arc<Public>, request: Request<Incoming>) -> Reply {
         problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid")
     };
     let hash = token_hash(&request.token);
-    match public.store.knows_token(&hash, now.as_second()).await {
+    let host = match public.store.knows_token(&hash, now.as_second()).await {
         Err(error) => return internal(&error),
-        Ok(false) => return refused(),
-        Ok(true) => {}
-    }
-    // A certificate request that is none must not cost the token.
-    if let Err(error) = crate::ca::check_request(&request.csr) {
-        return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string());
-    }
-    // Of several that have the same token one takes it.
-    match public.store.take_token(&hash, now.as_second()).await {
-        Err(error) => internal(&error),
-        Ok(None) => refused(),
-        Ok(Some(host)) => {
-            public.metrics.enrolments.inc();
-            give(public, &host, &request.csr, &request.facts, now).await
-        }
-    }
+        Ok(None) => return refused(),
+        Ok(Some(host)) => host,
+    };
+    // A certificate request that is none does not cost the token; and of several that have the same token one takes it.
+    let reply = give(public, &host, &request.csr, &request.facts, Some(&hash), now).await;
+    match reply.status() {
+        StatusCode::OK => public.metrics.enrolments.inc(),
+        StatusCode::FORBIDDEN => public.metrics.enrolments_refused.inc(),
+        _ => 0,
+    };
+    reply
 }
 
 async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>) -> Reply {
     match body::<RenewRequest>(request, limits::ENROL_BYTES).await {
         Err(reply) => *reply,
-        Ok(request) => give(public, &caller.host, &request.csr, &request.facts, Timestamp::now()).await,
+        Ok(request) => give(public, &caller.host, &request.csr, &request.facts, None, Timestamp::now()).await,
     }
 }
 
-async fn give(public: &Public, host: &HostName, csr: &str, facts: &Facts, now: Timestamp) -> Reply {
+/// Gives a certificate to `host`, for a token if there is one: it is taken when the certificate is noted, and not otherwise.
+async fn give(
+    public: &Public,
+    host: &HostName,
+    csr: &str,
+    facts: &Facts,
+    token: Option<&Digest>,
+    now: Timestamp,
+) -> Reply {
     let life = SignedDuration::from_hours(i64::from(public.config.certificate_hours));
     let issued = match public.authority.client(host, csr, life, now) {
         Ok(issued) => issued,
         Err(error) => return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
     };
-    let noted =
-        public.store.add_certificate(&issued.serial, host, issued.not_after.as_second(), facts, now.as_second());
-    match noted.await {
+    let certificate = NewCertificate { serial: &issued.serial, host, not_after: issued.not_after.as_second(), facts };
+    match public.store.add_certificate(&certificate, token, now.as_second()).await {
         Ok(()) => {}
-        // Only for hosts that are still there.
+        // The token was taken by another meanwhile, or the host is not there any more.
         Err(StoreError::Missing { .. }) => {
             return problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid");
         }

@@ -190,7 +190,7 @@ pub(super) async fn profile(State(admin): State<Admin>, Named(name): Named<HostN
     let problem = admin.service.last_sync().failed.remove(name.as_str());
     match served {
         Some(served) => Ok(Json(json!({
-            "kickstart": String::from_utf8_lossy(&served.body.plain),
+            "kickstart": String::from_utf8_lossy(&served.body.plain()),
             "digest": served.body.digest,
             "generation": served.generation,
             "problem": problem,

@@ -7,12 +7,16 @@
 mod render;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use rocks_common::attr::{Attributes, Scope};
 use rocks_common::diag::Diagnostics;
@@ -32,12 +36,29 @@ use render::{Basis, Kept, Work};
 /// A kickstart's text and what is said about it.
 #[derive(Debug)]
 pub struct Body {
-    /// Its digest.
+    /// The digest of the text.
     pub digest: Digest,
-    /// The text.
-    pub plain: Bytes,
-    /// The text, compressed once for all.
+    /// The text, compressed once for all who ask. Every host may have one of its own, so it is kept in this form alone.
     pub gzip: Bytes,
+}
+
+impl Body {
+    fn new(text: &str) -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        // Writing to memory cannot fail.
+        let _ = encoder.write_all(text.as_bytes());
+        let gzip = encoder.finish().unwrap_or_default().into_boxed_slice();
+        Self { digest: Digest::of(text.as_bytes()), gzip: Bytes::from(gzip) }
+    }
+
+    /// The text, for the few who do not take it compressed.
+    #[must_use]
+    pub fn plain(&self) -> Bytes {
+        let mut text = Vec::new();
+        // It is our own compression of a text in memory.
+        let _ = GzDecoder::new(&*self.gzip).read_to_end(&mut text);
+        Bytes::from(text)
+    }
 }
 
 /// One host's kickstart.

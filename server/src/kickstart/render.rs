@@ -3,13 +3,9 @@
 //! Pure but for code of trusted rolls: what comes out depends on the rolls, the attributes and nothing else.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use rocks_common::attr::{Attributes, Scope};
 use rocks_common::ids::{Digest, HostName};
 use rocks_common::node::Eval;
@@ -154,7 +150,7 @@ impl Work<'_> {
             basis: self.basis.clone(),
             root: root.clone(),
             reads: Arc::new(reads),
-            body: Arc::new(body_of(text)),
+            body: Arc::new(Body::new(&text)),
         };
         let mut known = shared.write().unwrap_or_else(PoisonError::into_inner);
         let known = known.entry(root.to_string()).or_default();
@@ -181,13 +177,4 @@ type Shared = RwLock<HashMap<String, Vec<Rendered>>>;
 
 fn reads(names: &BTreeSet<Box<str>>, attributes: &Attributes) -> Reads {
     names.iter().map(|name| (name.clone(), attributes.get(name).map(ToOwned::to_owned))).collect()
-}
-
-fn body_of(text: String) -> Body {
-    let digest = Digest::of(text.as_bytes());
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory cannot fail.
-    let _ = encoder.write_all(text.as_bytes());
-    let gzip = encoder.finish().unwrap_or_default();
-    Body { digest, plain: Bytes::from(text), gzip: Bytes::from(gzip) }
 }

@@ -6,6 +6,19 @@ use sqlx::Row as _;
 
 use super::{Store, StoreError, name, some};
 
+/// A certificate to take note of.
+#[derive(Debug)]
+pub struct NewCertificate<'c> {
+    /// Its serial number, in hexadecimal.
+    pub serial: &'c str,
+    /// Whose it is.
+    pub host: &'c HostName,
+    /// When it ends, in seconds since 1970.
+    pub not_after: i64,
+    /// What the agent told of the machine.
+    pub facts: &'c Facts,
+}
+
 impl Store {
     /// Keeps the hash of a join token.
     ///
@@ -20,52 +33,43 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a join token would be taken. Costs a reading, so that guessing costs us nothing more.
+    /// The host of a join token that would be taken. Costs a reading, so that guessing costs us nothing more.
     ///
     /// # Errors
     /// The database's.
-    pub async fn knows_token(&self, hash: &Digest, now: i64) -> Result<bool, StoreError> {
-        let query = sqlx::query("select 1 from token where hash = ? and expires >= ?").bind(hash.to_string()).bind(now);
-        Ok(query.fetch_optional(&self.pool).await?.is_some())
+    pub async fn knows_token(&self, hash: &Digest, now: i64) -> Result<Option<HostName>, StoreError> {
+        let query = sqlx::query("select host from token where hash = ? and expires >= ?");
+        let row = query.bind(hash.to_string()).bind(now).fetch_optional(&self.pool).await?;
+        row.map(|row| name(row.get(0))).transpose()
     }
 
-    /// Takes a join token: it is gone afterwards. Wrong, used and expired ones all give nothing.
+    /// Takes note of a certificate, and of what the agent told of the machine. With a join token, that is taken: it is gone afterwards,
+    /// and wrong, used and expired ones are all missing.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn take_token(&self, hash: &Digest, now: i64) -> Result<Option<HostName>, StoreError> {
-        let sql = "delete from token where hash = ? returning host, expires";
-        let row = sqlx::query(sql).bind(hash.to_string()).fetch_optional(&self.pool).await?;
-        match row {
-            Some(row) if row.get::<i64, _>(1) >= now => Ok(Some(name(row.get(0))?)),
-            _ => Ok(None),
-        }
-    }
-
-    /// Takes note of a certificate, and of what the agent told of the machine.
-    ///
-    /// # Errors
-    /// There is no such host any more: then the certificate must not be given.
+    /// There is no such token, or no such host any more: then nothing was noted, and the certificate must not be given.
     pub async fn add_certificate(
         &self,
-        serial: &str,
-        host: &HostName,
-        not_after: i64,
-        facts: &Facts,
+        new: &NewCertificate<'_>,
+        token: Option<&Digest>,
         now: i64,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let json = serde_json::to_string(facts).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let host = new.host.as_str();
+        let json = serde_json::to_string(new.facts).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let mut work = self.pool.begin().await?;
+        if let Some(token) = token {
+            let query = sqlx::query("delete from token where hash = ? and host = ? and expires >= ?");
+            let done = query.bind(token.to_string()).bind(host).bind(now).execute(&mut *work).await?;
+            some(done.rows_affected(), "token", "")?;
+        }
         let sql = "update host set facts = ?, enrolled = coalesce(enrolled, ?) where name = ?";
-        let done = sqlx::query(sql).bind(json).bind(now).bind(host.as_str()).execute(&mut *transaction).await?;
-        some(done.rows_affected(), "host", host.as_str())?;
+        let done = sqlx::query(sql).bind(json).bind(now).bind(host).execute(&mut *work).await?;
+        some(done.rows_affected(), "host", host)?;
         let sql = "insert into certificate (serial, host, not_after, revoked) values (?, ?, ?, 0)";
-        sqlx::query(sql).bind(serial).bind(host.as_str()).bind(not_after).execute(&mut *transaction).await?;
-        sqlx::query("delete from certificate where not_after < ?")
-            .bind(now - 86_400)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
+        sqlx::query(sql).bind(new.serial).bind(host).bind(new.not_after).execute(&mut *work).await?;
+        let sql = "delete from certificate where not_after < ?";
+        sqlx::query(sql).bind(now - 86_400).execute(&mut *work).await?;
+        work.commit().await?;
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 pub use attribute::{MASK, Owner, Setting, attributes_of};
 pub use host::{Appliance, Host, LastReport};
+pub use identity::NewCertificate;
 pub use roll::{Roll, Upstream, Versions};
 
 /// Why the store did not do it.

@@ -72,10 +72,21 @@ async fn a_token_is_taken_once_and_in_time() {
     let (good, old) = (Digest::of(b"good"), Digest::of(b"old"));
     store.add_token(&"a".parse().expect("name"), &good, 100, 0).await.expect("added");
     store.add_token(&"a".parse().expect("name"), &old, 50, 0).await.expect("added");
-    let tries = futures_util::future::join_all((0..8).map(|_| store.take_token(&good, 100))).await;
-    assert_eq!(tries.into_iter().filter(|t| matches!(t, Ok(Some(_)))).count(), 1);
-    assert!(matches!(store.take_token(&old, 100).await, Ok(None)));
-    assert!(matches!(store.take_token(&Digest::of(b"wrong"), 0).await, Ok(None)));
+    let (facts, a) = (rocks_common::wire::Facts::default(), "a".parse().expect("name"));
+    let serials: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+    let new = |number: usize| NewCertificate { serial: &serials[number], host: &a, not_after: 1000, facts: &facts };
+    let taken: Vec<NewCertificate<'_>> = (0..8).map(new).collect();
+    let tries =
+        futures_util::future::join_all(taken.iter().map(|new| store.add_certificate(new, Some(&good), 100))).await;
+    assert_eq!(tries.iter().filter(|t| t.is_ok()).count(), 1);
+    assert!(
+        tries.iter().flat_map(|t| t.as_ref().err()).all(|e| matches!(e, StoreError::Missing { kind: "token", .. }))
+    );
+    for wrong in [&good, &old, &Digest::of(b"wrong")] {
+        assert!(store.knows_token(wrong, 100).await.expect("read").is_none());
+        assert!(store.add_certificate(&new(9), Some(wrong), 100).await.is_err());
+    }
+    assert_eq!(store.knows_token(&old, 50).await.expect("read"), Some(a.clone()));
 }
 
 #[tokio::test]
@@ -133,9 +144,10 @@ async fn hosts_are_removed_all_or_none_and_certificates_go_to_hosts_that_are_the
     store.add_host(&host("a", "lite")).await.expect("added");
     let [a, b] = ["a", "b"].map(|name| name.parse().expect("name"));
     let facts = rocks_common::wire::Facts::default();
-    store.add_certificate("01", &a, 100, &facts, 1).await.expect("noted");
-    assert!(matches!(store.add_certificate("02", &b, 100, &facts, 1).await, Err(StoreError::Missing { .. })));
-    assert!(store.remove_hosts(&[a.clone(), b]).await.is_err());
+    let new = |serial, host| NewCertificate { serial, host, not_after: 100, facts: &facts };
+    store.add_certificate(&new("01", &a), None, 1).await.expect("noted");
+    assert!(matches!(store.add_certificate(&new("02", &b), None, 1).await, Err(StoreError::Missing { .. })));
+    assert!(store.remove_hosts(&[a.clone(), b.clone()]).await.is_err());
     assert!(store.host(&a).await.is_ok() && store.revoked().await.expect("read").is_empty());
     store.remove_hosts(&[a]).await.expect("removed");
     assert_eq!(store.revoked().await.expect("read"), ["01"]);
