@@ -164,21 +164,37 @@ impl Turn<'_> {
     ) -> Result<Report, JournalError> {
         let clock = Instant::now();
         let mut report = self.report(Some(desired), Outcome::Unchanged, Vec::new());
-        let mut interrupted = None;
         let executor = Executor { config: self.config, processes: self.processes, mirror: self.mirror.clone() };
         if let Some(step) = journal.state().open.clone() {
-            executor.end_interrupted(&step);
-            journal.ended(&step.id.0, StepState::Interrupted, Vec::new())?;
-            interrupted = Some(StepReport {
-                id: step.id.0.clone(),
-                title: step.title(),
-                reason: step.reason.clone(),
-                state: StepState::Interrupted,
-                duration_ms: 0,
-                exit_code: None,
-                output_tail: String::new(),
-            });
+            match executor.end_interrupted(&step) {
+                Ok(installed) => {
+                    let output = executor.last_words(&step);
+                    journal.interrupted(&step, installed, output)?;
+                }
+                Err(message) => {
+                    report.outcome = Outcome::Incomplete;
+                    report.findings.push(Finding {
+                        code: "still-running".into(),
+                        severity: Severity::Error,
+                        subject: step.title(),
+                        message,
+                        hint: Some("nothing is done until it has ended; look for it on the machine".into()),
+                    });
+                    return Ok(report);
+                }
+            }
         }
+        // Whatever was interrupted since the last report, also by a second kill.
+        let interrupted = journal.state().interrupted.iter().map(|step| StepReport {
+            id: step.id.clone(),
+            title: step.title.clone(),
+            reason: step.reason.clone(),
+            state: StepState::Interrupted,
+            duration_ms: 0,
+            exit_code: None,
+            output_tail: step.output.clone(),
+        });
+        report.steps = interrupted.collect();
         if journal.damaged() {
             report.findings.push(Finding {
                 code: "journal-damaged".into(),
@@ -239,7 +255,7 @@ impl Turn<'_> {
                 let _ = files::write(&applied_path(state), desired.text.as_bytes(), 0o600);
             }
         }
-        report.steps = interrupted.into_iter().chain(executed.steps).collect();
+        report.steps.extend(executed.steps);
         report.findings.extend(executed.findings);
         report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(report)

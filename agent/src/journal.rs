@@ -33,6 +33,10 @@ enum Record {
     Begun { step: Box<Step> },
     /// It ended.
     Ended { id: String, state: StepState, installed: Vec<String> },
+    /// A step that was begun by an agent that was killed is known not to be running any more.
+    Interrupted { step: Interruption, installed: Vec<String> },
+    /// A report has told of what was interrupted.
+    Told,
     /// A kickstart was applied to its end.
     Settled { applied: Box<Applied> },
 }
@@ -49,6 +53,21 @@ pub struct State {
     pub accepted: Option<Digest>,
     /// A step that was begun and not ended.
     pub open: Option<Box<Step>>,
+    /// The steps that were interrupted and of which no report has told yet.
+    pub interrupted: Vec<Interruption>,
+}
+
+/// A step that was begun and whose end nobody saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interruption {
+    /// The step's identity.
+    pub id: String,
+    /// What it does.
+    pub title: String,
+    /// Why it was planned.
+    pub reason: String,
+    /// The end of what it printed, as far as it is known.
+    pub output: String,
 }
 
 impl State {
@@ -61,12 +80,21 @@ impl State {
             }
             Record::Begun { step } => self.open = Some(step),
             Record::Ended { id, state, installed } => {
-                if let Some(step) = self.open.take_if(|step| step.id.0 == id)
-                    && state == StepState::Done
-                {
+                let Some(step) = self.open.take_if(|step| step.id.0 == id) else { return };
+                if state == StepState::Done {
                     self.applied.record(&step, &installed);
+                } else {
+                    // A transaction that failed may have brought something in.
+                    self.applied.packages.extend(installed);
                 }
             }
+            Record::Interrupted { step, installed } => {
+                if self.open.take_if(|open| open.id.0 == step.id).is_some() {
+                    self.applied.packages.extend(installed);
+                    self.interrupted.push(step);
+                }
+            }
+            Record::Told => self.interrupted.clear(),
             Record::Settled { applied } => self.applied = *applied,
         }
     }
@@ -188,6 +216,23 @@ impl Journal {
         self.write(Record::Ended { id: id.to_owned(), state, installed })
     }
 
+    /// The step that is open was interrupted, has brought in `installed` and had printed `output`; it is not running any more.
+    ///
+    /// # Errors
+    /// It could not be made durable.
+    pub fn interrupted(&mut self, step: &Step, installed: Vec<String>, output: String) -> Result<(), JournalError> {
+        let step = Interruption { id: step.id.0.clone(), title: step.title(), reason: step.reason.clone(), output };
+        self.write(Record::Interrupted { step, installed })
+    }
+
+    /// A report that tells of what was interrupted is on its way.
+    ///
+    /// # Errors
+    /// It could not be made durable; then another one will tell of it again.
+    pub fn told(&mut self) -> Result<(), JournalError> {
+        if self.state.interrupted.is_empty() { Ok(()) } else { self.write(Record::Told) }
+    }
+
     /// A kickstart was applied to its end.
     ///
     /// # Errors
@@ -284,6 +329,15 @@ mod tests {
         std::fs::write(folder.path().join("journal"), &whole[..whole.len() - 3]).expect("written");
         let mut journal = Journal::open(folder.path()).expect("opened");
         assert_eq!(journal.state().open.as_ref().map(|s| s.id.0.as_str()), Some("b"));
+        // What is interrupted is remembered until it is told, and what it brought in is the agent's.
+        journal.interrupted(&step("b"), vec!["p".into()], "said".into()).expect("written");
+        drop(journal);
+        let mut journal = Journal::open(folder.path()).expect("opened");
+        assert!(journal.state().open.is_none() && journal.state().applied.packages.contains("p"));
+        assert_eq!(journal.state().interrupted.iter().map(|s| s.output.as_str()).collect::<Vec<_>>(), ["said"]);
+        journal.told().expect("written");
+        assert!(journal.state().interrupted.is_empty());
+        journal.begun(&step("b")).expect("written");
         journal.compact().expect("compacted");
         journal.ended("b", StepState::Done, vec![]).expect("written");
         let want = journal.state().clone();

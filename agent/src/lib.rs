@@ -12,6 +12,7 @@ pub mod fetch;
 pub mod files;
 pub mod identity;
 pub mod journal;
+pub mod leftover;
 pub mod observe;
 pub mod output;
 pub mod process;

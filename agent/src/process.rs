@@ -3,8 +3,12 @@
 //! A [`Task`] is run to its end in a process group of its own, with a clean environment, a time limit and bounded output. Others ask
 //! through [`Processes`], so that tests can play the system.
 
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -29,6 +33,9 @@ pub struct Task {
     pub keep: usize,
     /// Whether all output is wanted (for parsing) rather than its end (for people).
     pub whole: bool,
+    /// A file that takes its output instead of a pipe, for what must be able to go on when the agent is killed: who writes into a pipe
+    /// that nobody holds fails. Only for programs that are known to print little.
+    pub log: Option<PathBuf>,
 }
 
 impl Task {
@@ -43,6 +50,7 @@ impl Task {
             limit: Duration::from_secs(300),
             keep: rocks_common::limits::OUTPUT_TAIL_BYTES,
             whole: false,
+            log: None,
         }
     }
 
@@ -112,7 +120,15 @@ pub struct System;
 impl Processes for System {
     fn run(&self, task: &Task) -> io::Result<Finished> {
         let started = Instant::now();
-        let (mut reader, writer) = io::pipe()?;
+        let (reader, writer): (Option<io::PipeReader>, OwnedFd) = match &task.log {
+            Some(path) => {
+                (None, OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.into())
+            }
+            None => {
+                let (reader, writer) = io::pipe()?;
+                (Some(reader), writer.into())
+            }
+        };
         #[expect(clippy::disallowed_methods, reason = "this is the process room")]
         let mut command = Command::new(&task.program);
         command
@@ -136,27 +152,30 @@ impl Processes for System {
             thread::spawn(move || drop(stdin.write_all(&input)));
         }
         let (keep, whole) = (task.keep, task.whole);
-        let (send, receive) = mpsc::channel();
-        thread::spawn(move || {
-            let (mut kept, mut cut, mut chunk) = (Vec::new(), false, [0; 8192]);
-            while let Ok(n) = reader.read(&mut chunk) {
-                if n == 0 {
-                    break;
+        let receive = reader.map(|mut reader| {
+            let (send, receive) = mpsc::channel();
+            thread::spawn(move || {
+                let (mut kept, mut cut, mut chunk) = (Vec::new(), false, [0; 8192]);
+                while let Ok(n) = reader.read(&mut chunk) {
+                    if n == 0 {
+                        break;
+                    }
+                    kept.extend_from_slice(&chunk[..n]);
+                    if kept.len() > keep && whole {
+                        kept.truncate(keep);
+                        cut = true;
+                    } else if kept.len() > 2 * keep {
+                        kept.drain(..kept.len() - keep);
+                        cut = true;
+                    }
                 }
-                kept.extend_from_slice(&chunk[..n]);
-                if kept.len() > keep && whole {
-                    kept.truncate(keep);
-                    cut = true;
-                } else if kept.len() > 2 * keep {
+                if kept.len() > keep {
                     kept.drain(..kept.len() - keep);
                     cut = true;
                 }
-            }
-            if kept.len() > keep {
-                kept.drain(..kept.len() - keep);
-                cut = true;
-            }
-            let _ = send.send((kept, cut));
+                let _ = send.send((kept, cut));
+            });
+            receive
         });
         // Wait for the process rather than for its output: what it leaves running in the background may keep the pipe.
         let (mut timed_out, mut pause) = (false, Duration::from_millis(1));
@@ -173,16 +192,34 @@ impl Processes for System {
             pause = (pause * 2).min(Duration::from_millis(50));
         };
         let grace = if timed_out { Duration::from_millis(200) } else { Duration::from_secs(2) };
-        let (output, cut) =
-            receive.recv_timeout(grace).unwrap_or_else(|_| (b"(its output is still held open)\n".to_vec(), true));
+        let (output, cut) = match (receive, &task.log) {
+            (Some(receive), _) => {
+                receive.recv_timeout(grace).unwrap_or_else(|_| (b"(its output is still held open)\n".to_vec(), true))
+            }
+            (None, Some(log)) => end_of(log, keep)?,
+            (None, None) => (Vec::new(), false),
+        };
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         Ok(Finished { code, timed_out, output, cut })
     }
 }
 
+/// The last `keep` bytes of a file, and whether there were more.
+///
+/// # Errors
+/// It cannot be read.
+pub fn end_of(path: &Path, keep: usize) -> io::Result<(Vec<u8>, bool)> {
+    let mut file = File::open(path)?;
+    let from = file.metadata()?.len().saturating_sub(keep as u64);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(keep as u64).read_to_end(&mut bytes)?;
+    Ok((bytes, from > 0))
+}
+
 /// Whether the program `name` is where programs are, below `root`.
 #[must_use]
-pub fn is_there(root: &std::path::Path, name: &str) -> bool {
+pub fn is_there(root: &Path, name: &str) -> bool {
     ["usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/local/sbin"]
         .iter()
         .any(|folder| root.join(folder).join(name).exists())
@@ -204,5 +241,12 @@ mod tests {
         let echoed = System.run(&Task::new("cat", &[]).input("secret")).expect("cat");
         assert_eq!(echoed.text(), "secret");
         assert!(System.run(&Task::new("/nonexistent", &[])).is_err());
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = Some(folder.path().join("log"));
+        for _ in 0..2 {
+            let task = Task { keep: 10, log: log.clone(), ..Task::new("sh", &["-c", "seq 1 1000; echo end >&2"]) };
+            let logged = System.run(&task).expect("sh");
+            assert!(logged.cut && logged.text() == "\n1000\nend\n", "{logged:?}");
+        }
     }
 }

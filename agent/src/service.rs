@@ -5,13 +5,12 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rocks_common::diag::Severity;
-use rocks_common::wire::{Finding, Outcome, Report};
+use rocks_common::wire::{Finding, Outcome, Report, StepState};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
@@ -100,6 +99,8 @@ pub struct Agent {
     identity: Identity,
     client: Client,
     journal: Option<Journal>,
+    /// Whether reports wait in the spool, as far as is known.
+    unsent: bool,
     processes: Arc<dyn Processes + Send + Sync>,
 }
 
@@ -117,7 +118,8 @@ impl Agent {
     fn with(mut config: Config, identity: Identity, journal: Journal) -> Result<Self, ServiceError> {
         config.policy.frontend = Some(identity.frontend.clone());
         let client = identity.client()?;
-        Ok(Self { config: Arc::new(config), client, identity, journal: Some(journal), processes: Arc::new(System) })
+        let journal = Some(journal);
+        Ok(Self { config: Arc::new(config), client, identity, journal, unsent: true, processes: Arc::new(System) })
     }
 
     fn known(&self) -> Known {
@@ -197,14 +199,24 @@ impl Agent {
     /// Keeps the status, and sends the report and those that could not be sent before.
     pub async fn tell_frontend(&mut self, report: &Report) {
         let spool = self.config.state.join("reports");
-        if let Ok(json) = serde_json::to_vec(report) {
-            let _ = files::write(&spool.join(format!("{}.json", report.id)), &json, 0o600);
+        if let Ok(json) = serde_json::to_vec(report)
+            && files::write(&spool.join(format!("{}.json", report.id)), &json, 0o600).is_ok()
+            && report.steps.iter().any(|step| step.state == StepState::Interrupted)
+            && let Some(journal) = &mut self.journal
+        {
+            // If this cannot be written, the next report tells of it again.
+            let _ = journal.told();
         }
-        self.send_reports(&spool).await;
+        self.unsent = true;
+        self.send_reports().await;
     }
 
-    async fn send_reports(&mut self, spool: &Path) {
-        let mut waiting: Vec<_> = std::fs::read_dir(spool)
+    /// Sends what waits in the spool; what cannot be sent now stays there.
+    async fn send_reports(&mut self) {
+        if !self.unsent {
+            return;
+        }
+        let mut waiting: Vec<_> = std::fs::read_dir(self.config.state.join("reports"))
             .into_iter()
             .flatten()
             .flatten()
@@ -228,10 +240,12 @@ impl Agent {
                     Err(_) => return,
                 },
             };
-            if done {
-                let _ = std::fs::remove_file(path);
+            if !done {
+                return;
             }
+            let _ = std::fs::remove_file(path);
         }
+        self.unsent = false;
     }
 
     fn status(&self) -> Status {
@@ -281,14 +295,18 @@ impl Agent {
     pub async fn serve(&mut self) -> Result<(), ServiceError> {
         let mut first = true;
         let (mut unreachable, mut incomplete) = (0, 0);
+        // After trouble with the frontend: its next answer is not waited for, so that what the status says is true again soon; and
+        // after a kickstart that was refused, a report says that all is well.
+        let (mut trouble, mut refused) = (false, false);
         tell("READY=1\nSTATUS=starting");
         loop {
             self.renew_if_due().await;
             // A certificate must not end while a request waits.
             let life = self.identity.not_after.as_second() - self.identity.since.as_second();
             let most = u32::try_from((life / 6).max(5)).unwrap_or(u32::MAX);
-            let wait = if first || incomplete > 0 { 0 } else { self.config.wait_seconds.min(most) };
-            let turned = match self.turn(wait, first || incomplete > 0).await {
+            let force = first || incomplete > 0 || refused;
+            let wait = if force || trouble { 0 } else { self.config.wait_seconds.min(most) };
+            let turned = match self.turn(wait, force).await {
                 Ok(turned) => turned,
                 // A full disk is not the end: nothing more is done until what is done can be written down.
                 Err(ServiceError::Journal(error @ JournalError::Io { .. })) => {
@@ -320,17 +338,25 @@ impl Agent {
             if turned.error.is_none() {
                 unreachable = 0;
             }
+            let mended = trouble && turned.error.is_none();
+            trouble = turned.error.is_some();
+            refused = match &turned.report {
+                Some(report) => report.outcome == Outcome::Refused,
+                None => refused && trouble,
+            };
             // Asked for a moment of peace, the frontend gets it.
             let asked = match &turned.error {
                 Some(FetchError::Refused { retry_after, .. }) => *retry_after,
                 _ => None,
             };
             let pause = delay.map(|delay| delay.with_jitter().max(asked.unwrap_or_default()));
-            if turned.report.is_some() || turned.error.is_some() {
+            if turned.report.is_some() || trouble || mended {
                 self.keep_status(&turned, pause);
             }
             if let Some(report) = &turned.report {
                 self.tell_frontend(report).await;
+            } else if !trouble {
+                self.send_reports().await;
             }
             let state = match (&turned.error, delay) {
                 (Some(error), _) => error.to_string(),

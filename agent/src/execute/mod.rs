@@ -4,11 +4,13 @@
 //! was completed. A step whose predecessor failed is not done; others are.
 
 mod command;
+mod complaint;
 mod packages;
 mod script;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rocks_common::diag::Severity;
@@ -17,7 +19,9 @@ use rocks_common::wire::{Finding, StepReport, StepState};
 
 use crate::config::Config;
 use crate::journal::{Journal, JournalError};
+use crate::leftover::{self, MARK};
 use crate::process::{Finished, Processes, Task};
+use crate::{files, observe};
 
 /// How a step ended.
 #[derive(Debug, Clone, Default)]
@@ -99,19 +103,21 @@ impl Executor<'_> {
                 continue;
             }
             progress(&step.title());
-            failpoint("before", number);
+            boundary("before", number);
+            self.forget_transaction();
             journal.begun(step)?;
-            failpoint("begun", number);
+            boundary("begun", number);
             let started = Instant::now();
             let outcome = self.step(step);
-            failpoint("done", number);
+            boundary("done", number);
             let state = match (outcome.failed, outcome.timed_out) {
                 (_, true) => StepState::TimedOut,
                 (true, false) => StepState::Failed,
                 (false, false) => StepState::Done,
             };
             journal.ended(&step.id.0, state, outcome.installed.clone())?;
-            failpoint("ended", number);
+            boundary("ended", number);
+            self.forget_transaction();
             executed.findings.extend(outcome.findings.iter().cloned());
             executed.steps.push(report(step, state, started.elapsed(), &outcome));
             if state != StepState::Done {
@@ -125,7 +131,7 @@ impl Executor<'_> {
     fn step(&self, step: &Step) -> Outcome {
         match &step.action {
             Action::Repositories(repositories) => self.repositories(repositories),
-            Action::Packages(change) => self.packages(change),
+            Action::Packages(change) => self.packages(step, change),
             Action::Command(command) => self.command(command),
             Action::Script(run) => self.script(step, run),
         }
@@ -135,42 +141,106 @@ impl Executor<'_> {
         self.config.root == Path::new("/")
     }
 
-    /// Makes sure that nothing of a step is still running that was begun by an agent that was killed: its unit lives on without the
+    /// Makes sure that nothing of a step is still running that was begun by an agent that was killed: it may live on without the
     /// agent. A script is ended, because it is run again from its start; a package transaction is waited for, because ending it
-    /// would leave the package database half done.
-    pub fn end_interrupted(&self, step: &Step) {
-        if !self.has_units() {
-            return;
-        }
+    /// would leave the package database half done. Gives the packages that the step has brought in.
+    ///
+    /// # Errors
+    /// Something is still running, and doing anything beside it would do harm.
+    pub fn end_interrupted(&self, step: &Step) -> Result<Vec<String>, String> {
         let systemctl = |words: &[&str]| self.processes.run(&Task::new("systemctl", words));
         match &step.action {
             Action::Script(_) => {
-                let _ = systemctl(&["stop", &unit_name(&format!("script-{}", step.id.0))]);
-            }
-            Action::Packages(_) => {
-                let end = Instant::now() + Duration::from_secs(self.config.package_limit_seconds);
-                for unit in ["install", "remove"].map(unit_name) {
-                    let running =
-                        || systemctl(&["is-active", "--quiet", &unit]).is_ok_and(|finished| finished.success());
-                    while running() && Instant::now() < end {
-                        std::thread::sleep(Duration::from_millis(200));
-                    }
+                if self.has_units() {
+                    let _ = systemctl(&["stop", &unit_name(&format!("script-{}", step.id.0))]);
+                }
+                if leftover::end(&step.id.0, ENDING) {
+                    Ok(Vec::new())
+                } else {
+                    Err("the interrupted script is still running and cannot be ended".to_owned())
                 }
             }
-            Action::Repositories(_) | Action::Command(_) => {}
+            Action::Packages(_) => {
+                let running = || {
+                    let unit = |unit: &str| {
+                        let state = systemctl(&["show", "--property=ActiveState", "--value", &unit_name(unit)]);
+                        state.is_ok_and(|state| !matches!(state.text().trim(), "inactive" | "failed" | ""))
+                    };
+                    // What the packages' own scripts left running is none of ours to wait for.
+                    let manager = |left: &leftover::Leftover| packages::MANAGERS.iter().any(|name| left.runs(name));
+                    self.has_units() && (unit("install") || unit("remove"))
+                        || leftover::find(&step.id.0).iter().any(manager)
+                };
+                let end = Instant::now() + Duration::from_secs(self.config.package_limit_seconds);
+                while running() {
+                    if Instant::now() >= end {
+                        return Err("the interrupted package transaction is still running".to_owned());
+                    }
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                Ok(self.brought_in(step))
+            }
+            Action::Repositories(_) | Action::Command(_) => Ok(Vec::new()),
         }
+    }
+
+    /// The end of what the interrupted package transaction printed, if it was one.
+    #[must_use]
+    pub fn last_words(&self, step: &Step) -> String {
+        let Action::Packages(_) = &step.action else { return String::new() };
+        if self.transaction(step).is_none() {
+            return String::new();
+        }
+        let kept = crate::process::end_of(&self.log_path(), rocks_common::limits::OUTPUT_TAIL_BYTES);
+        kept.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.config.state.join("transaction.log")
+    }
+
+    fn transaction_path(&self) -> PathBuf {
+        self.config.state.join("transaction.json")
+    }
+
+    /// Remembers what was installed before a transaction, so that it is known afterwards what it brought in, whoever asks.
+    fn note_transaction(&self, step: &Step, before: &BTreeSet<String>) {
+        let json = serde_json::to_vec(&(&step.id, before)).unwrap_or_default();
+        // Not being able to remember costs nothing but the removal of these packages later.
+        let _ = files::write(&self.transaction_path(), &json, 0o600);
+    }
+
+    fn transaction(&self, step: &Step) -> Option<BTreeSet<String>> {
+        let bytes = files::read(&self.transaction_path(), TRANSACTION_BYTES).ok()??;
+        let (id, before): (StepId, BTreeSet<String>) = serde_json::from_slice(&bytes).ok()?;
+        (id == step.id).then_some(before)
+    }
+
+    fn forget_transaction(&self) {
+        let _ = std::fs::remove_file(self.transaction_path());
+    }
+
+    /// The packages that are there and were not when the transaction of `step` began.
+    fn brought_in(&self, step: &Step) -> Vec<String> {
+        let Some(before) = self.transaction(step) else { return Vec::new() };
+        let after = observe::packages(&self.config.root, None, self.processes);
+        let after = after.map(|after| after.names().map(ToOwned::to_owned).collect::<Vec<_>>()).unwrap_or_default();
+        after.into_iter().filter(|name| !before.contains(name)).collect()
     }
 
     fn has_units(&self) -> bool {
         self.is_live() && self.config.transient_units && Path::new("/run/systemd/system").is_dir()
     }
 
-    /// Runs `task` in a transient unit of its own where systemd runs, so that it is outside the agent's sandbox, survives the
-    /// agent's upgrade, and is found in the journal by its unit; as a plain process otherwise.
-    fn run_outside(&self, unit: &str, task: Task) -> std::io::Result<Finished> {
+    /// Runs `task`, which belongs to `step`, in a transient unit of its own where systemd runs, so that it is outside the agent's sandbox,
+    /// survives the agent's upgrade, and is found in the journal by its unit; as a plain process otherwise.
+    fn run_outside(&self, unit: &str, step: &Step, mut task: Task) -> std::io::Result<Finished> {
+        task.env.push((MARK.to_owned(), step.id.0.clone()));
         if !(self.has_units() && task.input.is_empty()) {
             return self.processes.run(&task);
         }
+        // A script that is told to end and does not want to is killed soon; a package transaction has time to finish.
+        let patience = if matches!(step.action, Action::Packages(_)) { 90 } else { 5 };
         let mut args = vec![
             "--quiet".to_owned(),
             "--wait".to_owned(),
@@ -179,6 +249,7 @@ impl Executor<'_> {
             "--service-type=exec".to_owned(),
             format!("--unit={}", unit_name(unit)),
             format!("--property=RuntimeMaxSec={}", task.limit.as_secs().max(1)),
+            format!("--property=TimeoutStopSec={patience}"),
             "--setenv=LC_ALL=C.UTF-8".to_owned(),
             "--setenv=HOME=/root".to_owned(),
         ];
@@ -189,12 +260,18 @@ impl Executor<'_> {
         let started = Instant::now();
         let limit = task.limit;
         // The unit ends by itself; a little longer is for systemd.
-        let outer = Task { program: "systemd-run".to_owned(), args, limit: limit + Duration::from_secs(10), ..task };
+        let outer = limit + Duration::from_secs(patience + 10);
+        let outer = Task { program: "systemd-run".to_owned(), args, limit: outer, ..task };
         let mut finished = self.processes.run(&outer)?;
         finished.timed_out |= !finished.success() && started.elapsed() >= limit;
         Ok(finished)
     }
 }
+
+/// How long to wait for killed processes to be gone.
+const ENDING: Duration = Duration::from_secs(10);
+/// Most bytes of the names of all packages.
+const TRANSACTION_BYTES: u64 = 4 << 20;
 
 /// The transient unit of a piece of work.
 fn unit_name(work: &str) -> String {
@@ -217,13 +294,16 @@ fn finding(code: &str, severity: Severity, subject: &str, message: String, hint:
     Finding { code: code.to_owned(), severity, subject: subject.to_owned(), message, hint: hint.map(ToOwned::to_owned) }
 }
 
-/// Dies as if killed at a boundary of step `number`, when a test asks for it. Not in the product.
-#[cfg(feature = "failpoints")]
-fn failpoint(place: &str, number: usize) {
-    if std::env::var("ROCKS_AGENT_FAIL").is_ok_and(|wanted| wanted == format!("{place}:{number}")) {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-    }
+static WATCHER: OnceLock<fn(&str, usize)> = OnceLock::new();
+
+/// Lets `watcher` see every boundary of a step, with its number in the plan: `before` it is begun, `begun` in the journal, `done`, `ended`
+/// in the journal. For tests, which end the agent there; the product's program never calls it.
+pub fn watch(watcher: fn(&str, usize)) {
+    let _ = WATCHER.set(watcher);
 }
 
-#[cfg(not(feature = "failpoints"))]
-fn failpoint(_: &str, _: usize) {}
+fn boundary(place: &str, number: usize) {
+    if let Some(watcher) = WATCHER.get() {
+        watcher(place, number);
+    }
+}

@@ -1,19 +1,20 @@
 //! Repositories and packages, through whatever package manager there is.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use rocks_common::diag::Severity;
-use rocks_common::plan::{PackageChange, Repository, RepositoryLocation};
+use rocks_common::plan::{PackageChange, Repository, RepositoryLocation, Step};
 
-use super::{Executor, Outcome, finding};
+use super::{Executor, Outcome, complaint, finding};
 use crate::process::{Task, is_there};
 use crate::{files, observe};
 
 /// The file that holds our repositories; all others stay as they are, and are not used by the agent.
 const REPO_FILE: &str = "etc/yum.repos.d/rocks.repo";
 /// The package managers, the preferred first.
-const MANAGERS: [&str; 4] = ["dnf5", "dnf", "microdnf", "yum"];
+pub(super) const MANAGERS: [&str; 4] = ["dnf5", "dnf", "microdnf", "yum"];
 
 impl Executor<'_> {
     pub(super) fn repositories(&self, repositories: &[Repository]) -> Outcome {
@@ -66,13 +67,21 @@ impl Executor<'_> {
         text
     }
 
-    pub(super) fn packages(&self, change: &PackageChange) -> Outcome {
+    pub(super) fn packages(&self, step: &Step, change: &PackageChange) -> Outcome {
         let root = &self.config.root;
         let tools = if self.is_live() { root.as_path() } else { Path::new("/") };
         let Some(manager) = MANAGERS.into_iter().find(|name| is_there(tools, name)) else {
             return Outcome::failure(format!("none of {} is here\n", MANAGERS.join(", ")));
         };
-        let before = observe::packages(root, None, self.processes);
+        let names = || {
+            let inventory = observe::packages(root, None, self.processes)?;
+            let names: BTreeSet<String> = inventory.names().map(ToOwned::to_owned).collect();
+            Ok::<_, observe::ObserveError>((inventory, names))
+        };
+        let before = names().map(|(_, names)| names);
+        if let Ok(before) = &before {
+            self.note_transaction(step, before);
+        }
         let mut common = vec!["-y".to_owned(), "--disablerepo=*".to_owned(), "--enablerepo=rocks-*".to_owned()];
         if !self.is_live() {
             common.push(format!("--installroot={}", root.display()));
@@ -93,19 +102,23 @@ impl Executor<'_> {
             if manager == "microdnf" {
                 args.retain(|arg| arg != "--");
             }
-            outcome = self.manage(manager, "install", args);
+            outcome = self.manage(manager, "install", step, args);
         }
         if !outcome.failed && !change.remove.is_empty() {
             let mut args = common;
             args.extend(["remove".to_owned(), "--".to_owned()]);
             args.extend(change.remove.iter().cloned());
-            let removed = self.manage(manager, "remove", args);
+            let removed = self.manage(manager, "remove", step, args);
             outcome = Outcome { output: outcome.output + &removed.output, ..removed };
         }
         // Even a failed transaction may have brought something in.
-        if let (Ok(before), Ok(after)) = (before, observe::packages(root, None, self.processes)) {
-            let had: std::collections::HashSet<&str> = before.names().collect();
-            outcome.installed = after.names().filter(|name| !had.contains(name)).map(ToOwned::to_owned).collect();
+        if let (Ok(before), Ok(after)) = (before, names()) {
+            let (after, names) = after;
+            outcome.installed = names.into_iter().filter(|name| !before.contains(name)).collect();
+            if outcome.failed && outcome.installed.is_empty() {
+                let hint = "nothing was installed; it is tried again".to_owned();
+                outcome.findings.iter_mut().for_each(|found| found.hint = Some(hint.clone()));
+            }
             for spec in &change.install {
                 if !outcome.failed && after.has(spec) == Some(false) {
                     let message = "no repository has it".to_owned();
@@ -122,33 +135,15 @@ impl Executor<'_> {
         outcome
     }
 
-    fn manage(&self, manager: &str, unit: &str, args: Vec<String>) -> Outcome {
-        let task =
-            Task { args, ..Task::new(manager, &[]) }.limit(Duration::from_secs(self.config.package_limit_seconds));
-        match self.run_outside(unit, task) {
+    fn manage(&self, manager: &str, unit: &str, step: &Step, args: Vec<String>) -> Outcome {
+        // Into a file: a transaction goes on when the agent is killed, and must be able to say so.
+        let task = Task { args, log: Some(self.log_path()), ..Task::new(manager, &[]) };
+        match self.run_outside(unit, step, task.limit(Duration::from_secs(self.config.package_limit_seconds))) {
             Ok(finished) => {
                 let mut outcome = Outcome::of(&finished);
                 if outcome.failed {
-                    let last = outcome
-                        .output
-                        .lines()
-                        .rev()
-                        .find(|line| !line.trim().is_empty())
-                        .unwrap_or("it failed")
-                        .to_owned();
-                    let code =
-                        if last.contains("No space left") || outcome.output.contains("needed on the / filesystem") {
-                            "disk-full"
-                        } else {
-                            "packages-failed"
-                        };
-                    outcome.findings.push(finding(
-                        code,
-                        Severity::Error,
-                        manager,
-                        last,
-                        Some("nothing was installed; it is tried again"),
-                    ));
+                    let (code, message) = complaint::of(&outcome.output);
+                    outcome.findings.push(finding(code, Severity::Error, manager, message, Some("it is tried again")));
                 }
                 outcome
             }

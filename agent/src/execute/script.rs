@@ -9,8 +9,8 @@ use rocks_common::kickstart::split_words;
 use rocks_common::plan::{ScriptRun, Step};
 
 use super::{Executor, Outcome, finding};
-use crate::files;
 use crate::process::Task;
+use crate::{files, leftover};
 
 impl Executor<'_> {
     pub(super) fn script(&self, step: &Step, run: &ScriptRun) -> Outcome {
@@ -40,10 +40,12 @@ impl Executor<'_> {
             args.push(inside);
             Task { args, ..Task::new("chroot", &[]) }
         };
-        let outcome = match self.run_outside(&format!("script-{}", step.id.0), task.limit(limit)) {
+        let outcome = match self.run_outside(&format!("script-{}", step.id.0), step, task.limit(limit)) {
             Ok(finished) => {
                 let mut outcome = Outcome::of(&finished);
                 if finished.timed_out {
+                    // What it started in sessions of its own is not in the group that was killed.
+                    let _ = leftover::end(&step.id.0, super::ENDING);
                     let message = format!("it took longer than {} seconds and was ended", limit.as_secs());
                     outcome.findings.push(finding("script-timeout", Severity::Error, &step.title(), message, None));
                 } else if outcome.failed {

@@ -1,0 +1,62 @@
+//! What a package manager complains of, in one line.
+
+/// A stable code and one line for what a failed package manager printed.
+pub(super) fn of(output: &str) -> (&'static str, String) {
+    let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // The last complaint with all that belongs to it; without one, the last line.
+    let begins = |line: &&str| line.starts_with("Error") || line.starts_with("Problem") || line.starts_with("error:");
+    let at = lines.iter().rposition(begins).map(|last| {
+        // `Problem 1`, `Problem 2` and so on stand one after the other below their `Error:`.
+        lines[..=last].iter().rposition(|line| line.starts_with("Error")).unwrap_or(last)
+    });
+    let at = at.unwrap_or(lines.len().saturating_sub(1));
+    let said: Vec<&str> = lines[at..]
+        .iter()
+        .map(|line| line.trim_start_matches("Error:").trim())
+        // Advice for people at a terminal, with options that nobody here can give.
+        .filter(|line| !line.is_empty() && !line.starts_with("(try to") && !line.starts_with("You can try"))
+        .collect();
+    let message: String = said.join(" ").chars().take(600).collect();
+    let message = if message.is_empty() { "it failed and said nothing".to_owned() } else { message };
+    let has = |word: &str| output.contains(word);
+    let code = if has("No space left") || has("needed on the / filesystem") {
+        "disk-full"
+    } else if has("conflicts with") || has("conflicting requests") || has("conflict between") {
+        "package-conflict"
+    } else if has("GPG") && (has("check FAILED") || has("not signed") || has("signature")) {
+        "bad-signature"
+    } else if has("Unable to find a match") || has("nothing provides") || has("No match for argument") {
+        "package-missing"
+    } else if has("Cannot download") || has("ailed to download") || has("downloading packages") {
+        "mirror-incomplete"
+    } else {
+        "packages-failed"
+    };
+    (code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of;
+
+    #[test]
+    fn the_complaint_is_found_and_named() {
+        let conflict = "Rocks 1.2 MB/s | 10 kB 00:00\nError: \n Problem: problem with installed package a-1-1.noarch\n  \
+                        - package b-1-1.noarch from rocks conflicts with a provided by a-1-1.noarch from @System\n  \
+                        - conflicting requests\n(try to add '--allowerasing' to command line)\n";
+        let (code, message) = of(conflict);
+        assert_eq!(code, "package-conflict");
+        assert!(message.contains("package b-1-1.noarch from rocks conflicts with a"), "{message}");
+        assert!(!message.contains("try to add"), "{message}");
+        let download = "[FAILED] x.rpm: No more mirrors to try\nError: Error downloading packages:\n  \
+                        x-1-1.noarch: Cannot download Packages/x.rpm: All mirrors were tried\n";
+        let (code, message) = of(download);
+        assert_eq!(code, "mirror-incomplete");
+        assert!(message.ends_with("x-1-1.noarch: Cannot download Packages/x.rpm: All mirrors were tried"), "{message}");
+        let signature = "Error: GPG check FAILED\n";
+        assert_eq!(of(signature), ("bad-signature", "GPG check FAILED".to_owned()));
+        assert_eq!(of("something\nelse\n"), ("packages-failed", "else".to_owned()));
+        assert_eq!(of("\n").0, "packages-failed");
+        assert!(!of("").1.is_empty());
+    }
+}
