@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getpgid, getpgrp, getpid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
 /// The name of the environment variable; its value is the step's identity.
 pub const MARK: &str = "ROCKS_AGENT_STEP";
@@ -58,6 +58,13 @@ pub fn find(step: &str) -> Vec<Leftover> {
         .collect()
 }
 
+/// The process group of `pid`; none if its leader is outside this container, where system calls call it 0.
+fn group_of(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    Pid::from_raw(after.split_whitespace().nth(2)?.parse().ok()?)
+}
+
 /// Kills the processes of `step` and waits until none is left; false if some are still there after `patience`.
 #[must_use]
 pub fn end(step: &str, patience: Duration) -> bool {
@@ -69,7 +76,7 @@ pub fn end(step: &str, patience: Duration) -> bool {
         }
         for Leftover { pid, .. } in left {
             // Its group as well: a child may have cleaned its environment.
-            if let Some(group) = getpgid(Some(pid)).ok().filter(|group| *group != getpgrp()) {
+            if let Some(group) = group_of(pid).filter(|group| Some(*group) != group_of(getpid())) {
                 let _ = kill_process_group(group, Signal::KILL);
             }
             let _ = kill_process(pid, Signal::KILL);
@@ -105,7 +112,7 @@ mod tests {
         let found = find(&step);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found.iter().any(|left| left.runs("sleep")) && !found.iter().any(|left| left.runs("dnf")));
-        let groups: Vec<Pid> = found.iter().filter_map(|left| getpgid(Some(left.pid)).ok()).collect();
+        let groups: Vec<Pid> = found.iter().filter_map(|left| group_of(left.pid)).collect();
         assert!(end(&step, Duration::from_secs(10)));
         for group in groups {
             let gone = (0..200).any(|_| {

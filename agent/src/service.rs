@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rocks_common::diag::Severity;
+use rocks_common::ids::Digest;
 use rocks_common::wire::{Finding, Outcome, Report, StepState};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -30,8 +31,8 @@ pub enum Delay {
     Unreachable(u32),
     /// The last converge left steps undone, for the n-th time in a row.
     Incomplete(u32),
-    /// The frontend said no, or sent something that cannot be trusted.
-    Refused,
+    /// The frontend said no, or sent something that cannot be trusted, for the n-th time in a row.
+    Refused(u32),
 }
 
 impl Delay {
@@ -42,7 +43,7 @@ impl Delay {
         Duration::from_secs(match self {
             Self::Unreachable(n) => steps(&[1, 2, 5, 10, 30, 60, 120], n),
             Self::Incomplete(n) => steps(&[5, 15, 60, 120, 300, 600], n),
-            Self::Refused => 60,
+            Self::Refused(n) => steps(&[10, 60, 120], n),
         })
     }
 
@@ -101,6 +102,8 @@ pub struct Agent {
     journal: Option<Journal>,
     /// Whether reports wait in the spool, as far as is known.
     unsent: bool,
+    /// The kickstart that was refused last because it is none.
+    refused: Option<Digest>,
     processes: Arc<dyn Processes + Send + Sync>,
 }
 
@@ -119,7 +122,8 @@ impl Agent {
         config.policy.frontend = Some(identity.frontend.clone());
         let client = identity.client()?;
         let journal = Some(journal);
-        Ok(Self { config: Arc::new(config), client, identity, journal, unsent: true, processes: Arc::new(System) })
+        let processes = Arc::new(System);
+        Ok(Self { config: Arc::new(config), client, identity, journal, unsent: true, refused: None, processes })
     }
 
     fn known(&self) -> Known {
@@ -186,7 +190,10 @@ impl Agent {
         match work.await {
             Ok((journal, result)) => {
                 self.journal = Some(journal);
-                Ok(Turned { report: result?, error })
+                let report = result?;
+                let refused = report.as_ref().filter(|report| report.outcome == Outcome::Refused);
+                self.refused = refused.and_then(|report| report.kickstart);
+                Ok(Turned { report, error })
             }
             // The worker panicked: the journal is closed with it, and says what was begun.
             Err(_) => {
@@ -294,7 +301,7 @@ impl Agent {
     /// The journal cannot be written.
     pub async fn serve(&mut self) -> Result<(), ServiceError> {
         let mut first = true;
-        let (mut unreachable, mut incomplete) = (0, 0);
+        let (mut unreachable, mut incomplete, mut refusals) = (0, 0, 0);
         // After trouble with the frontend: its next answer is not waited for, so that what the status says is true again soon; and
         // after a kickstart that was refused, a report says that all is well.
         let (mut trouble, mut refused) = (false, false);
@@ -324,7 +331,10 @@ impl Agent {
                     unreachable += 1;
                     Some(Delay::Unreachable(unreachable - 1))
                 }
-                (Some(_), _) | (None, Some(Outcome::Refused)) => Some(Delay::Refused),
+                (Some(_), _) | (None, Some(Outcome::Refused)) => {
+                    refusals += 1;
+                    Some(Delay::Refused(refusals - 1))
+                }
                 (None, Some(Outcome::Incomplete)) => {
                     incomplete += 1;
                     Some(Delay::Incomplete(incomplete - 1))
@@ -344,6 +354,9 @@ impl Agent {
                 Some(report) => report.outcome == Outcome::Refused,
                 None => refused && trouble,
             };
+            if !trouble && !refused {
+                refusals = 0;
+            }
             // Asked for a moment of peace, the frontend gets it.
             let asked = match &turned.error {
                 Some(FetchError::Refused { retry_after, .. }) => *retry_after,
@@ -390,12 +403,16 @@ impl Agent {
 
     /// Waits, but not longer than until the frontend has something newer, if steps are only to be tried again.
     async fn pause(&mut self, pause: Duration) {
-        let known = self.known();
+        // What was refused will be refused again: only something else is news.
+        let refused = self.refused;
+        let known = Known { digest: refused.or(self.known().digest), ..self.known() };
         let until = Instant::now() + pause;
         let seconds = u32::try_from(pause.as_secs()).unwrap_or(u32::MAX);
         if known.digest.is_some() && seconds > 0 {
             // A change ends the wait; whatever else comes of this request is seen by the next turn.
-            if let Ok(Ok(Some(_))) = timeout(pause, self.client.kickstart(&known, seconds)).await {
+            if let Ok(Ok(Some(fetched))) = timeout(pause, self.client.kickstart(&known, seconds)).await
+                && Some(fetched.digest) != refused
+            {
                 return;
             }
         }

@@ -2,10 +2,15 @@
 //!
 //! - [`lite`]: the RPM-based lite appliance under test, made from what the machine's distribution offers.
 //! - [`world`]: a private network with the real frontend in it, and booted instances.
+//! - [`turns`]: what tests ask of an instance's turns and reports.
+//! - [`faults`], [`hostile`]: what the fault tests put in the way.
 //! - [`process`]: the only room here that spawns.
 //!
 //! Nothing here touches anything outside the namespaces and folders that it made, and all of it is gone when the value is dropped.
 
+pub mod faults;
+pub mod hostile;
 pub mod lite;
 pub mod process;
+pub mod turns;
 pub mod world;

@@ -114,6 +114,24 @@ impl World {
         Ok(())
     }
 
+    /// The network namespace that the frontend listens in, and its address there.
+    #[must_use]
+    pub fn listener(&self) -> (String, String) {
+        (self.namespace("fe"), format!("{FRONTEND}:8443"))
+    }
+
+    /// The folder of our own packages, which the mirror publishes.
+    #[must_use]
+    pub fn packages(&self) -> &Path {
+        &self.packages
+    }
+
+    /// The appliance that instances are made of.
+    #[must_use]
+    pub fn lite(&self) -> &Lite {
+        &self.lite
+    }
+
     /// The frontend's state folder.
     #[must_use]
     pub fn state(&self) -> PathBuf {
@@ -338,6 +356,26 @@ impl Instance {
         .with_context(|| fs::read_to_string(self.folder.join("console")).unwrap_or_default())
     }
 
+    /// Starts it without systemd, as a container with nothing but a shell that waits: the agent does not run by itself.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start_plain(&mut self) -> Result<()> {
+        let script = "mount -t proc proc \"$1/proc\"; mount --rbind /dev \"$1/dev\"; mount -t tmpfs tmpfs \"$1/run\"; \
+                      exec chroot \"$1\" /bin/sh -c 'while :; do sleep 3600 & wait; done'";
+        let running = cmd("ip")
+            .args(["netns", "exec", &self.namespace, "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork"])
+            .args(["--kill-child", "--propagation=private", "sh", "-ec", script, "sh"])
+            .arg(&self.root)
+            .start(&self.folder.join("console"))?;
+        self.running = Some(running);
+        wait_for("the plain instance", Duration::from_secs(20), || {
+            let mounted = self.exec(&["sh", "-c", "test -r /proc/1/status && test -e /etc/rocks-agent"])?;
+            Ok((mounted.code() == 0).then_some(()))
+        })
+        .with_context(|| fs::read_to_string(self.folder.join("console")).unwrap_or_default())
+    }
+
     fn leader(&self) -> Result<u32> {
         let mut todo = vec![self.running.as_ref().context("the instance does not run")?.pid()];
         while let Some(pid) = todo.pop() {
@@ -359,7 +397,10 @@ impl Instance {
     /// It could not be started.
     pub fn exec(&self, words: &[&str]) -> Result<crate::process::Done> {
         let leader = self.leader()?.to_string();
-        cmd("nsenter").args(["-t", &leader, "-m", "-u", "-i", "-n", "-p", "-C", "--"]).args(words).output()
+        cmd("nsenter")
+            .args(["-t", &leader, "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wd", "--"])
+            .args(words)
+            .output()
     }
 
     /// Kills the agent as the kernel would.

@@ -118,19 +118,24 @@ impl Executor<'_> {
 
     fn services(&self, enabled: &[String], disabled: &[String]) -> Done {
         let root = format!("--root={}", self.config.root.display());
+        let mut outcome = Outcome::default();
         for (verb, units) in [("enable", enabled), ("disable", disabled)] {
             for unit in units {
                 if unit.starts_with('-') {
                     return Err(format!("`{unit}` is not a unit"));
                 }
-                if self.is_live() {
+                if self.is_live() && self.systemd_runs() {
                     self.call("systemctl", &[verb, "--now", "--", unit], None)?;
                 } else {
                     self.call("systemctl", &[&root, verb, "--", unit], None)?;
                 }
+                if self.is_live() && !self.systemd_runs() {
+                    let message = format!("systemd does not run here: {verb}d, and neither started nor stopped");
+                    outcome.findings.push(finding("no-service-manager", Severity::Note, unit, message, None));
+                }
             }
         }
-        Ok(Outcome::default())
+        Ok(outcome)
     }
 
     fn selinux(&self, mode: SelinuxMode) -> Done {

@@ -9,7 +9,9 @@ pub(super) fn of(output: &str) -> (&'static str, String) {
         // `Problem 1`, `Problem 2` and so on stand one after the other below their `Error:`.
         lines[..=last].iter().rposition(|line| line.starts_with("Error")).unwrap_or(last)
     });
-    let at = at.unwrap_or(lines.len().saturating_sub(1));
+    // Metadata that cannot be had is the cause of whatever is complained of after it.
+    let first = lines.iter().position(|line| line.contains("Failed to download metadata"));
+    let at = first.or(at).unwrap_or(lines.len().saturating_sub(1));
     let said: Vec<&str> = lines[at..]
         .iter()
         .map(|line| line.trim_start_matches("Error:").trim())
@@ -19,16 +21,17 @@ pub(super) fn of(output: &str) -> (&'static str, String) {
     let message: String = said.join(" ").chars().take(600).collect();
     let message = if message.is_empty() { "it failed and said nothing".to_owned() } else { message };
     let has = |word: &str| output.contains(word);
+    let download = ["Cannot download", "ailed to download", "downloading packages"].into_iter().any(has);
     let code = if has("No space left") || has("needed on the / filesystem") {
         "disk-full"
     } else if has("conflicts with") || has("conflicting requests") || has("conflict between") {
         "package-conflict"
     } else if has("GPG") && (has("check FAILED") || has("not signed") || has("signature")) {
         "bad-signature"
+    } else if download {
+        "mirror-incomplete"
     } else if has("Unable to find a match") || has("nothing provides") || has("No match for argument") {
         "package-missing"
-    } else if has("Cannot download") || has("ailed to download") || has("downloading packages") {
-        "mirror-incomplete"
     } else {
         "packages-failed"
     };
@@ -53,6 +56,11 @@ mod tests {
         let (code, message) = of(download);
         assert_eq!(code, "mirror-incomplete");
         assert!(message.ends_with("x-1-1.noarch: Cannot download Packages/x.rpm: All mirrors were tried"), "{message}");
+        let metadata = "Error: Failed to download metadata for repo 'rocks-base': repodata/primary.xml.gz - Cannot download\n\
+                        Ignoring repositories: rocks-base\nNo match for argument: x\nError: Unable to find a match: x\n";
+        let (code, message) = of(metadata);
+        assert_eq!(code, "mirror-incomplete");
+        assert!(message.contains("repodata/primary.xml.gz - Cannot download"), "{message}");
         let signature = "Error: GPG check FAILED\n";
         assert_eq!(of(signature), ("bad-signature", "GPG check FAILED".to_owned()));
         assert_eq!(of("something\nelse\n"), ("packages-failed", "else".to_owned()));

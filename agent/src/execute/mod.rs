@@ -229,7 +229,11 @@ impl Executor<'_> {
     }
 
     fn has_units(&self) -> bool {
-        self.is_live() && self.config.transient_units && Path::new("/run/systemd/system").is_dir()
+        self.is_live() && self.config.transient_units && self.systemd_runs()
+    }
+
+    fn systemd_runs(&self) -> bool {
+        self.config.root.join("run/systemd/system").is_dir()
     }
 
     /// Runs `task`, which belongs to `step`, in a transient unit of its own where systemd runs, so that it is outside the agent's sandbox,

@@ -36,8 +36,11 @@ impl Executor<'_> {
         };
         // A line end in a value would begin a new setting.
         let clean = |text: &str| text.replace(['\n', '\r'], " ");
-        let mut text =
-            format!("\n[rocks-{id}]\nname=Rocks {id}\n{key}={}\nenabled=1\n", clean(address), id = repository.id);
+        let mut text = format!(
+            "\n[rocks-{id}]\nname=Rocks {id}\n{key}={}\nenabled=1\nskip_if_unavailable=0\n",
+            clean(address),
+            id = repository.id
+        );
         text.push_str(&format!("gpgcheck={}\n", u8::from(self.config.gpgcheck)));
         if !self.config.gpgkeys.is_empty() {
             text.push_str(&format!("gpgkey={}\n", clean(&self.config.gpgkeys.join(" "))));
