@@ -4,6 +4,7 @@
 //! - [`world`]: a private network with the real frontend in it, and booted instances.
 //! - [`turns`]: what tests ask of an instance's turns and reports.
 //! - [`faults`], [`hostile`]: what the fault tests put in the way.
+//! - [`wan`]: a long, lossy way between two network namespaces.
 //! - [`process`]: the only room here that spawns.
 //!
 //! Nothing here touches anything outside the namespaces and folders that it made, and all of it is gone when the value is dropped.
@@ -13,4 +14,5 @@ pub mod hostile;
 pub mod lite;
 pub mod process;
 pub mod turns;
+pub mod wan;
 pub mod world;

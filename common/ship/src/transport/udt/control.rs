@@ -1,0 +1,362 @@
+//! How fast to send: a model of the path, kept from what arrives.
+//!
+//! The path is two numbers: the highest rate at which packets have lately arrived, and the shortest round trip. Sending at that
+//! rate with that much under way fills the path and leaves its queue empty. A loss is no verdict: what matters is whether the
+//! rate of arrivals follows the rate of departures. So the random losses of a long path cost what they take and no more, and
+//! a path that really became slower shows at once, as a rate that does not follow.
+//!
+//! Pure: time comes in as numbers, nothing goes out but numbers.
+
+use std::collections::VecDeque;
+
+/// Nanoseconds since some beginning.
+pub type Nanos = u64;
+
+const MS: Nanos = 1_000_000;
+const SECOND: Nanos = 1_000 * MS;
+/// Doubles the rate every round, with a margin.
+const STARTUP_GAIN: f64 = 2.77;
+/// How much above the known rate is tried for a round, from time to time.
+const UP_GAIN: f64 = 1.25;
+/// How much below it drains what that left in the queue.
+const DOWN_GAIN: f64 = 0.75;
+/// Packets under way before anything is known.
+const INITIAL_PACKETS: f64 = 64.0;
+/// A round that loses more than this says that the rate is not there any more.
+const TOO_LOSSY: f64 = 0.12;
+/// Losses up to this are made up for by sending that much more.
+const TOLERATED: f64 = 0.06;
+/// How long a shortest round trip is believed without being seen again.
+const RTT_MEMORY: Nanos = 10 * SECOND;
+
+/// What an acknowledgement tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    /// When it came.
+    pub now: Nanos,
+    /// Bytes a second that arrived over about one round trip.
+    pub rate: Option<f64>,
+    /// There was nothing more to send in that time: the rate says little about the path.
+    pub starved: bool,
+    /// The round trip of the packet that arrived last.
+    pub rtt: Option<Nanos>,
+    /// Bytes that arrived since the last sample.
+    pub delivered: u64,
+    /// Bytes found lost since the last sample.
+    pub lost: u64,
+    /// Bytes under way now.
+    pub inflight: u64,
+    /// A packet sent after the last round began has arrived.
+    pub round: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Doubling until the rate stops following.
+    Startup,
+    /// Draining what the doubling left in the queue.
+    Drain,
+    /// At the known rate.
+    Cruise,
+    /// Trying for more.
+    Up,
+    /// Draining what the try left.
+    Down,
+    /// Letting the queue run empty to see the shortest round trip.
+    ProbeRtt,
+}
+
+/// The model and the phase.
+#[derive(Debug, Clone)]
+pub struct Control {
+    phase: Phase,
+    since: Nanos,
+    until: Nanos,
+    round: u64,
+    phase_round: u64,
+    /// Rates by round, falling: the first is the highest that is still believed.
+    rates: VecDeque<(u64, Nanos, f64)>,
+    /// The highest rate of this round.
+    best: f64,
+    min_rtt: Option<Nanos>,
+    min_rtt_at: Nanos,
+    srtt: Nanos,
+    /// The longest queue seen of late: what there is to drain.
+    queue_seen: Nanos,
+    queue: Nanos,
+    full_rate: f64,
+    full_rounds: u32,
+    rate_at_up: f64,
+    round_delivered: u64,
+    round_lost: u64,
+    loss: f64,
+    cap: Option<f64>,
+    packet: f64,
+    first_rtt: Nanos,
+    blind: bool,
+}
+
+impl Control {
+    /// For packets of `packet` bytes on the wire, never above `cap` bytes a second.
+    pub fn new(now: Nanos, packet: usize, cap: Option<u64>) -> Self {
+        Self {
+            phase: Phase::Startup,
+            since: now,
+            until: 0,
+            round: 0,
+            phase_round: 0,
+            rates: VecDeque::new(),
+            best: 0.0,
+            min_rtt: None,
+            min_rtt_at: now,
+            srtt: 0,
+            queue_seen: 0,
+            queue: 0,
+            full_rate: 0.0,
+            full_rounds: 0,
+            rate_at_up: 0.0,
+            round_delivered: 0,
+            round_lost: 0,
+            loss: 0.0,
+            cap: cap.map(|c| c.max(1) as f64),
+            packet: packet as f64,
+            first_rtt: 100 * MS,
+            blind: false,
+        }
+    }
+
+    /// Tells the round trip of the handshake, before anything else is known.
+    pub fn first_rtt(&mut self, rtt: Nanos) {
+        self.first_rtt = rtt.max(100_000);
+    }
+
+    /// Changes the cap.
+    pub fn set_cap(&mut self, cap: Option<u64>) {
+        self.cap = cap.map(|c| c.max(1) as f64);
+    }
+
+    /// The rate at which the path is believed to deliver, bytes a second.
+    pub fn rate(&self) -> f64 {
+        self.rates.front().map_or(0.0, |r| r.2)
+    }
+
+    /// The shortest round trip.
+    pub fn min_rtt(&self) -> Option<Nanos> {
+        self.min_rtt
+    }
+
+    /// The share of packets that is lost.
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    fn rtt(&self) -> Nanos {
+        self.min_rtt.unwrap_or(self.first_rtt).max(50_000)
+    }
+
+    /// Bytes that fill the path.
+    fn bdp(&self) -> f64 {
+        self.rate() * self.rtt() as f64 / SECOND as f64
+    }
+
+    /// Bytes a second to send at.
+    pub fn pacing(&self) -> f64 {
+        let first = INITIAL_PACKETS * self.packet * STARTUP_GAIN * SECOND as f64 / self.rtt() as f64;
+        let rate = match self.phase {
+            // The first arrivals come singly and say little.
+            Phase::Startup => first.max(self.rate() * STARTUP_GAIN),
+            _ => self.rate() * self.gain(),
+        };
+        rate.min(self.cap.unwrap_or(f64::INFINITY)).max(4.0 * self.packet)
+    }
+
+    fn gain(&self) -> f64 {
+        match self.phase {
+            Phase::Startup => STARTUP_GAIN,
+            Phase::Drain => 0.5,
+            Phase::Up => UP_GAIN,
+            Phase::Down => DOWN_GAIN,
+            Phase::ProbeRtt => DOWN_GAIN,
+            Phase::Cruise => {
+                // A queue that stands means that the rate is overestimated: lean against it.
+                let rtt = self.rtt();
+                let target = (rtt / 16).clamp(2 * MS, 10 * MS);
+                let over = self.queue.saturating_sub(target) as f64 / (rtt.max(10 * MS)) as f64;
+                (1.0 + self.loss.min(TOLERATED)) * (1.0 - (0.4 * over).min(0.12))
+            }
+        }
+    }
+
+    /// Bytes that may be under way.
+    pub fn window(&self) -> u64 {
+        if self.blind {
+            return (4.0 * self.packet) as u64;
+        }
+        let margin = self.pacing() * 0.015 + 16.0 * self.packet;
+        let gain = match self.phase {
+            Phase::Startup => STARTUP_GAIN,
+            Phase::ProbeRtt => 0.75,
+            _ => 2.0,
+        };
+        ((gain * self.bdp() + margin).max(INITIAL_PACKETS * self.packet)) as u64
+    }
+
+    /// Nothing has been heard for long: until something is, only feel for the path.
+    pub fn on_silence(&mut self) {
+        self.blind = true;
+    }
+
+    fn enter(&mut self, phase: Phase, now: Nanos) {
+        self.phase = phase;
+        self.since = now;
+        self.phase_round = self.round;
+    }
+
+    fn rounds_here(&self) -> u64 {
+        self.round - self.phase_round
+    }
+
+    /// Takes in what an acknowledgement tells.
+    pub fn on_sample(&mut self, s: &Sample) {
+        self.blind = false;
+        self.round_delivered += s.delivered;
+        self.round_lost += s.lost;
+        if let Some(rtt) = s.rtt {
+            self.on_rtt(s.now, rtt);
+        }
+        if s.round {
+            self.round += 1;
+        }
+        if let Some(rate) = s.rate {
+            self.best = self.best.max(rate);
+            if !s.starved || rate > self.rate() {
+                self.learn(s.now, rate);
+            }
+        }
+        if s.round {
+            self.on_round(s);
+        }
+        self.step(s);
+    }
+
+    fn on_rtt(&mut self, now: Nanos, rtt: Nanos) {
+        self.srtt = if self.srtt == 0 { rtt } else { (self.srtt * 7 + rtt) / 8 };
+        let min = self.min_rtt.unwrap_or(Nanos::MAX);
+        // Nearly as short is as good as a proof that it still holds.
+        if rtt <= min || (rtt <= min + min / 32 + 200_000) {
+            self.min_rtt_at = now;
+        }
+        if rtt < min {
+            self.min_rtt = Some(rtt);
+        }
+        let queue = rtt.saturating_sub(self.rtt());
+        self.queue = (self.queue * 7 + queue) / 8;
+        self.queue_seen = self.queue_seen.max(queue);
+    }
+
+    fn learn(&mut self, now: Nanos, rate: f64) {
+        while self.rates.back().is_some_and(|r| r.2 <= rate) {
+            self.rates.pop_back();
+        }
+        self.rates.push_back((self.round, now, rate));
+        while self.rates.len() > 1 && self.rates.front().is_some_and(|r| self.round > r.0 + 10 && now > r.1 + SECOND) {
+            self.rates.pop_front();
+        }
+    }
+
+    fn on_round(&mut self, s: &Sample) {
+        let total = self.round_delivered + self.round_lost;
+        if total == 0 {
+            return;
+        }
+        let lossy = self.round_lost as f64 / total as f64;
+        let enough = total as f64 > 20.0 * self.packet;
+        (self.round_delivered, self.round_lost) = (0, 0);
+        let best = std::mem::take(&mut self.best);
+        self.queue_seen -= self.queue_seen / 16;
+        match self.phase {
+            Phase::Startup => {
+                if s.starved {
+                    return;
+                }
+                if self.rate() >= self.full_rate * 1.25 {
+                    self.full_rate = self.rate();
+                    self.full_rounds = 0;
+                } else {
+                    self.full_rounds += 1;
+                }
+                // A queue that stands while the rate still seems to grow is the end of the growth, one round early.
+                let standing = self.queue > self.rtt() / 6 + 4 * MS;
+                if self.full_rounds >= 3 || standing || (self.full_rounds >= 1 && enough && lossy > TOO_LOSSY) {
+                    self.enter(Phase::Drain, s.now);
+                }
+            }
+            Phase::Cruise | Phase::ProbeRtt => {
+                self.loss = self.loss * 0.75 + lossy * 0.25;
+                if enough && lossy > TOO_LOSSY && !s.starved && best > 0.0 && best < self.rate() * 0.9 {
+                    self.rates.clear();
+                    self.rates.push_back((self.round, s.now, best));
+                }
+            }
+            Phase::Up | Phase::Down | Phase::Drain => {}
+        }
+    }
+
+    fn step(&mut self, s: &Sample) {
+        let rtt = self.rtt();
+        match self.phase {
+            Phase::Startup => {}
+            Phase::Drain => {
+                if s.inflight as f64 <= self.bdp() || s.now > self.since + rtt + rtt / 2 {
+                    self.enter(Phase::Cruise, s.now);
+                }
+            }
+            Phase::Cruise => {
+                if s.now > self.min_rtt_at + RTT_MEMORY {
+                    self.enter(Phase::ProbeRtt, s.now);
+                    self.until = s.now + rtt + rtt / 2 + 50 * MS;
+                    self.min_rtt = None;
+                    self.first_rtt = rtt;
+                } else if self.rounds_here() >= 7 && s.now > self.since + 400 * MS {
+                    self.rate_at_up = self.rate();
+                    self.enter(Phase::Up, s.now);
+                }
+            }
+            Phase::Up => {
+                if s.now < self.since + rtt {
+                    return;
+                }
+                // Fed back one round late: as long as it grows, go on.
+                if self.rounds_here() >= 2 && self.rate() > self.rate_at_up * 1.08 {
+                    self.rate_at_up = self.rate();
+                    self.enter(Phase::Up, s.now);
+                    return;
+                }
+                if self.rounds_here() >= 2 || s.now > self.since + rtt + rtt / 4 {
+                    // No more can stand in the queue than it has ever held: the rest was dropped, not queued.
+                    let extra = ((s.now - self.since) as f64 * (UP_GAIN - 1.0)).min(self.queue_seen as f64);
+                    self.enter(Phase::Down, s.now);
+                    self.until = s.now + (extra / (1.0 - DOWN_GAIN)) as Nanos;
+                }
+            }
+            Phase::Down => {
+                if s.now >= self.until {
+                    // The packets of the try are still being answered: if it grew, it goes on.
+                    let grew = self.rate() > self.rate_at_up * 1.08;
+                    self.rate_at_up = self.rate();
+                    self.enter(if grew { Phase::Up } else { Phase::Cruise }, s.now);
+                }
+            }
+            Phase::ProbeRtt => {
+                if s.now >= self.until {
+                    self.min_rtt_at = s.now;
+                    self.enter(Phase::Cruise, s.now);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

@@ -1,0 +1,86 @@
+//! A bound port. Whoever scans it or throws garbage at it costs one look and no memory.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::core::{Answer, Gate};
+use super::driver::UdtConnection;
+use super::nanos;
+use super::socket::{Buffers, Socket, random};
+use crate::transport::{Connection, Error, Listener, Options};
+
+/// Accepts connections. One socket hears greetings; each connection gets a socket of its own on the same port, which the
+/// kernel gives the packets of that peer alone.
+#[derive(Debug)]
+pub struct UdtListener {
+    socket: Socket,
+    local: SocketAddr,
+    gate: Gate,
+    began: Instant,
+    options: Options,
+    buffers: Mutex<Buffers>,
+}
+
+impl UdtListener {
+    /// Binds the port; 0 takes any that is free.
+    pub fn bind(at: SocketAddr, options: &Options) -> Result<Self, Error> {
+        let socket = Socket::bind(at, true)?;
+        Ok(Self {
+            local: socket.local()?,
+            socket,
+            gate: Gate::new(random()?),
+            began: Instant::now(),
+            options: options.clone(),
+            buffers: Mutex::new(Buffers::new()),
+        })
+    }
+
+    /// The next connection, or nothing when the time is over. Greetings are answered only while somebody waits here.
+    pub fn next(&self, limit: Option<Duration>) -> Result<Option<UdtConnection>, Error> {
+        let until = limit.map(|l| Instant::now() + l);
+        let mut buffers = self.buffers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        loop {
+            let rest = until.map_or(Duration::from_secs(1), |u| u.saturating_duration_since(Instant::now()));
+            let mut asks = Vec::new();
+            let mut replies = Vec::new();
+            let got = self.socket.receive(&mut buffers, rest.min(Duration::from_secs(1)), |from, bytes| {
+                match self.gate.answer(nanos(self.began.elapsed()), from, bytes) {
+                    Answer::Ignore => {}
+                    Answer::Reply(bytes) => replies.push((from, bytes)),
+                    Answer::Accept(ask) => asks.push((from, ask)),
+                }
+            });
+            match got {
+                Ok(_) => {}
+                // Somebody's answer to one of our replies; no concern of the listener.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(e) => return Err(Error::Socket(e)),
+            }
+            for (to, bytes) in replies {
+                // A reply that cannot be sent is one that is lost: the client asks again.
+                let _ = self.socket.send(to, &bytes, bytes.len());
+            }
+            // Others that came in the same moment ask again, too.
+            if let Some((from, ask)) = asks.into_iter().next() {
+                let socket = Socket::bind(self.local, true)?;
+                socket.connect(from)?;
+                return UdtConnection::accept(socket, from, &ask, &self.options).map(Some);
+            }
+            if until.is_some_and(|u| Instant::now() >= u) {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Listener for UdtListener {
+    fn accept(&self, limit: Option<Duration>) -> Result<Option<Box<dyn Connection>>, Error> {
+        Ok(self.next(limit)?.map(|c| Box::new(c) as Box<dyn Connection>))
+    }
+
+    fn local(&self) -> SocketAddr {
+        self.local
+    }
+}

@@ -1,0 +1,110 @@
+//! Both ends prove who they are, and nobody else gets in or reads along.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use common::{drain, options, pair, pour};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rocks_ship::transport::{
+    SecureStream, Tcp, Transport, Udt, client_config, secure_client, secure_server, server_config,
+};
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+
+struct Authority {
+    params: CertificateParams,
+    key: KeyPair,
+    cert: CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let cert = params.self_signed(&key).expect("a certificate").der().clone();
+        Self { params, key, cert }
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.cert.clone()).expect("an authority");
+        roots
+    }
+
+    fn issue(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let cert = params.signed_by(&key, &issuer).expect("a certificate");
+        (vec![cert.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+}
+
+type Ends = (std::io::Result<SecureStream>, std::io::Result<SecureStream>);
+
+fn handshake(t: &dyn Transport, client: &Authority, server: &Authority, name: &str) -> Ends {
+    let (a, b) = pair(t);
+    let (chain, key) = server.issue("receiver.rocks");
+    let theirs = server_config(server.roots(), chain, key).expect("a server's configuration");
+    let (chain, key) = client.issue("sender.rocks");
+    // A client of another authority knows the server's: what is tested is that the server looks.
+    let ours = client_config(server.roots(), chain, key).expect("a client's configuration");
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let other = std::thread::spawn(move || secure_server(b, &theirs));
+    let client = secure_client(a, &Arc::clone(&ours), name);
+    (client, other.join().expect("no panic"))
+}
+
+fn transports() -> [Box<dyn Transport>; 2] {
+    [Box::new(Udt::new(options())), Box::new(Tcp::new(options()))]
+}
+
+#[test]
+fn a_stream_between_known_ends_arrives_whole() {
+    for t in transports() {
+        let ca = Authority::new();
+        let (a, b) = handshake(&*t, &ca, &ca, "receiver.rocks");
+        let (mut a, mut b) = (a.expect("a client"), b.expect("a server"));
+        assert!(a.peer_certificates().is_some() && b.peer_certificates().is_some());
+        let begun = std::time::Instant::now();
+        let reader = std::thread::spawn(move || drain(&mut b).map(|d| (d, b)));
+        let sent = pour(&mut a, 16 << 20, 9).expect("writes");
+        a.finish().expect("ends");
+        let (got, mut b) = reader.join().expect("no panic").expect("reads");
+        assert_eq!(got, (16 << 20, sent));
+        b.write_all(b"verified").and_then(|()| b.finish()).expect("answers");
+        let mut word = String::new();
+        a.read_to_string(&mut word).expect("reads");
+        assert_eq!(word, "verified");
+        println!("{}: 16 MiB in {:?}", t.name(), begun.elapsed());
+    }
+}
+
+#[test]
+fn a_stranger_is_not_let_in() {
+    for t in transports() {
+        let (ca, other) = (Authority::new(), Authority::new());
+        let (a, b) = handshake(&*t, &other, &ca, "receiver.rocks");
+        assert!(a.is_err(), "{}: the client knows that it was not let in", t.name());
+        assert!(b.is_err(), "{}: the server lets nobody in", t.name());
+        let (a, b) = handshake(&*t, &ca, &ca, "somebody.else");
+        assert!(a.is_err() && b.is_err(), "{}: the server must be the one that was meant", t.name());
+    }
+}
+
+#[test]
+fn a_stream_that_just_stops_is_an_error() {
+    for t in transports() {
+        let ca = Authority::new();
+        let (a, b) = handshake(&*t, &ca, &ca, "receiver.rocks");
+        let (mut a, mut b) = (a.expect("a client"), b.expect("a server"));
+        a.write_all(b"half of it").and_then(|()| a.flush()).expect("writes");
+        let mut got = [0; 10];
+        b.read_exact(&mut got).expect("reads");
+        drop(a);
+        assert!(b.read(&mut got).is_err(), "{}", t.name());
+    }
+}
