@@ -1,6 +1,8 @@
-//! Ships bytes to the cloud.
+//! Ships disk images to the cloud.
 //!
+//! [`image`] finds out what of a disk is in use; [`shipment`] sends what the other end lacks and proves that it arrived.
 //! [`transport`] carries one ordered, reliable stream of bytes between two machines, whatever the path between them is like.
-//! What is shipped, and how it is put down at the other end, is not known here.
 
+pub mod image;
+pub mod shipment;
 pub mod transport;

@@ -1,0 +1,113 @@
+//! The free blocks of an ext2, ext3 or ext4 file system, from its bitmaps. A file system that was not unmounted cleanly, that is
+//! damaged, or that has features which change what the bitmaps mean, counts as wholly in use.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+
+/// Where the superblock is.
+const SUPERBLOCK: u64 = 1024;
+const MAGIC: u16 = 0xef53;
+/// It was unmounted cleanly.
+const CLEAN: u16 = 1;
+const INCOMPAT_RECOVER: u32 = 0x4;
+const INCOMPAT_JOURNAL_DEV: u32 = 0x8;
+const INCOMPAT_META_BG: u32 = 0x10;
+const INCOMPAT_64BIT: u32 = 0x80;
+/// Features under which the bitmaps say what we think: file types, recovery (looked at on its own), meta_bg (likewise), extents, 64 bit,
+/// multiple mount protection, flexible groups, extended attributes in inodes, checksum seeds, large directories, data in inodes,
+/// encryption, case folding.
+const INCOMPAT_KNOWN: u32 =
+    0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x10000 | 0x20000;
+/// Blocks are given out in clusters.
+const RO_COMPAT_BIGALLOC: u32 = 0x200;
+/// The group's bitmap was never written: all its blocks are free but for the file system's own.
+const GROUP_BLOCK_UNINIT: u16 = 2;
+/// Groups of the largest file system that we look at (64 TiB).
+const GROUPS: u64 = 1 << 20;
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u16::from_le_bytes(*chunk))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+/// What is free of the file system that is at `place`, in bytes of the image; nothing if it is none that we know.
+pub(super) fn free(file: &File, place: &Range<u64>) -> io::Result<Option<Vec<Range<u64>>>> {
+    let mut sb = [0; 1024];
+    if place.end - place.start < 2 * SUPERBLOCK {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut sb, place.start + SUPERBLOCK)?;
+    let incompat = u32_at(&sb, 96);
+    let is_known = u16_at(&sb, 56) == MAGIC
+        && u16_at(&sb, 58) & CLEAN != 0
+        && incompat & (INCOMPAT_RECOVER | INCOMPAT_JOURNAL_DEV | INCOMPAT_META_BG | !INCOMPAT_KNOWN) == 0
+        && u32_at(&sb, 100) & RO_COMPAT_BIGALLOC == 0
+        && u32_at(&sb, 24) <= 6;
+    if !is_known {
+        return Ok(None);
+    }
+    let wide = incompat & INCOMPAT_64BIT != 0;
+    let block = 1024_u64 << u32_at(&sb, 24);
+    let high = if wide { u64::from(u32_at(&sb, 336)) << 32 } else { 0 };
+    let (blocks, first) = (high | u64::from(u32_at(&sb, 4)), u64::from(u32_at(&sb, 20)));
+    let per_group = u64::from(u32_at(&sb, 32));
+    let descriptor = if wide { usize::from(u16_at(&sb, 254)).max(32) } else { 32 };
+    let fits = blocks.checked_mul(block).is_some_and(|bytes| bytes <= place.end - place.start);
+    if !fits || per_group == 0 || per_group > block * 8 || first > 1 || descriptor > 1024 {
+        return Ok(None);
+    }
+    let groups = blocks.saturating_sub(first).div_ceil(per_group);
+    if groups > GROUPS {
+        return Ok(None);
+    }
+    let mut table = vec![0; groups as usize * descriptor];
+    let table_at = (first + 1) * block;
+    if table_at + table.len() as u64 > blocks * block {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut table, place.start + table_at)?;
+    let mut free = Vec::new();
+    let mut bitmap = vec![0; block as usize];
+    for (number, group) in (0..groups).zip(table.chunks_exact(descriptor)) {
+        if u16_at(group, 18) & GROUP_BLOCK_UNINIT != 0 {
+            // Which blocks are the file system's own would have to be worked out; they are mostly zero anyway.
+            continue;
+        }
+        let high = if wide && descriptor >= 64 { u64::from(u32_at(group, 32)) << 32 } else { 0 };
+        let at = high | u64::from(u32_at(group, 0));
+        if at == 0 || at >= blocks {
+            return Ok(None);
+        }
+        file.read_exact_at(&mut bitmap, place.start + at * block)?;
+        let start = first + number * per_group;
+        let count = per_group.min(blocks - start);
+        runs(&bitmap, count, |run| {
+            free.push(place.start + (start + run.start) * block..place.start + (start + run.end) * block);
+        });
+    }
+    Ok(Some(free))
+}
+
+/// Tells of every run of zeros among the first `count` bits.
+fn runs(bitmap: &[u8], count: u64, mut tell: impl FnMut(Range<u64>)) {
+    let mut from = None;
+    for at in 0..count {
+        let is_used = bitmap.get((at / 8) as usize).is_none_or(|byte| byte >> (at % 8) & 1 == 1);
+        match (is_used, from) {
+            (false, None) => from = Some(at),
+            (true, Some(start)) => {
+                tell(start..at);
+                from = None;
+            }
+            _ => {}
+        }
+    }
+    if let Some(start) = from {
+        tell(start..count);
+    }
+}

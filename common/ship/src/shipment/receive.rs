@@ -1,0 +1,391 @@
+//! The end that the image comes to.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Instant;
+
+use super::send::processors;
+use super::wire::{Message, read_blocks, refuse, write_wants};
+use super::{BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, hex, length_of, whole};
+use crate::image::Allocation;
+
+/// Blocks that wait to be unpacked, checked and written, for each thread.
+const WAITING: usize = 32;
+/// How many blocks are looked at between two words to the sender.
+const WORD: u64 = 1024;
+
+/// What is written to: a file, which is made and sparse, or a block device, which must be large enough.
+#[derive(Debug)]
+pub struct Target {
+    file: File,
+    path: PathBuf,
+    is_device: bool,
+}
+
+impl Target {
+    /// Opens or makes the target at `path`.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn open(path: &Path) -> Result<Self, ShipmentError> {
+        let fail = |error: io::Error| ShipmentError::Target(format!("{}: {error}", path.display()));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+        let kind = file.metadata().map_err(fail)?.file_type();
+        if !(kind.is_file() || kind.is_block_device()) {
+            return Err(ShipmentError::Target(format!("{}: neither a file nor a block device", path.display())));
+        }
+        Ok(Self { file, path: path.to_owned(), is_device: kind.is_block_device() })
+    }
+
+    fn fail(&self, error: &io::Error) -> ShipmentError {
+        ShipmentError::Target(format!("{}: {error}", self.path.display()))
+    }
+
+    /// Makes room for an image of `bytes`.
+    fn prepare(&self, bytes: u64) -> Result<(), ShipmentError> {
+        let now = crate::image::length(&self.file).map_err(|error| self.fail(&error))?;
+        if self.is_device {
+            if now < bytes {
+                let message = format!("{} has {now} bytes, fewer than the image's {bytes}", self.path.display());
+                return Err(ShipmentError::Target(message));
+            }
+        } else if now != bytes {
+            self.file.set_len(bytes).map_err(|error| self.fail(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `length` bytes from `at` zero, without writing them where the file system or device can do that.
+    fn zero(&self, at: u64, length: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, flags, at, length) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let zeros = vec![0; usize::try_from(length).unwrap_or(BLOCK).min(1 << 20)];
+                let mut done = 0;
+                while done < length {
+                    let n = zeros.len().min(usize::try_from(length - done).unwrap_or(usize::MAX));
+                    self.file.write_all_at(&zeros[..n], at + done)?;
+                    done += n as u64;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes what is in memory to the device, and forgets it there, so that what is read next comes from the device.
+    fn settle(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        // Best effort: a file system that keeps its pages gives the same bytes.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
+    }
+}
+
+/// A place that may already have some of the blocks.
+struct Base {
+    file: File,
+}
+
+/// Takes one image.
+pub struct Receiver {
+    target: Target,
+    bases: Vec<Base>,
+    began: Instant,
+}
+
+impl Receiver {
+    /// Takes an image onto `target`; blocks that one of the images `bases` has need not travel.
+    ///
+    /// # Errors
+    /// A base cannot be read.
+    pub fn new(target: Target, bases: &[PathBuf]) -> Result<Self, ShipmentError> {
+        let open = |path: &PathBuf| {
+            let file =
+                File::open(path).map_err(|error| ShipmentError::Target(format!("{}: {error}", path.display())))?;
+            Ok(Base { file })
+        };
+        Ok(Self { target, bases: bases.iter().map(open).collect::<Result<_, _>>()?, began: Instant::now() })
+    }
+
+    /// Takes it over one connection: `from` and `to` are its two directions.
+    ///
+    /// # Errors
+    /// See [`ShipmentError`]. What arrived stays on the target, and another attempt finds it there.
+    pub fn run(
+        &self,
+        from: &mut dyn Read,
+        to: &mut (dyn Write + Send),
+        tell: Tell<'_>,
+    ) -> Result<Shipped, ShipmentError> {
+        let result = self.attempt(from, to, tell);
+        if let Err(error) = &result {
+            refuse(to, error);
+            // So that the next attempt finds it, whatever becomes of the machine.
+            let _ = self.target.file.sync_all();
+        }
+        result
+    }
+
+    fn attempt(
+        &self,
+        from: &mut dyn Read,
+        to: &mut (dyn Write + Send),
+        tell: Tell<'_>,
+    ) -> Result<Shipped, ShipmentError> {
+        let (bytes, digest) = match Message::read(from)? {
+            Message::Hello { bytes, digest } => (bytes, digest),
+            Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
+            _ => return Err(ShipmentError::Protocol("a shipment begins otherwise")),
+        };
+        let blocks = read_blocks(from, bytes)?;
+        if whole(bytes, &blocks) != digest {
+            return Err(ShipmentError::Protocol("the manifest is not what its digest says"));
+        }
+        self.target.prepare(bytes)?;
+        let wants = self.compare(bytes, &blocks, to, tell)?;
+        write_wants(to, &wants)?;
+        let sent_bytes = self.take(bytes, &blocks, &wants, from, tell)?;
+        self.target.settle().map_err(|error| self.target.fail(&error))?;
+        self.verify(bytes, &blocks, to, tell)?;
+        Message::Done.write(to)?;
+        to.flush().map_err(ShipmentError::Connection)?;
+        Ok(Shipped {
+            bytes,
+            blocks: blocks.iter().flatten().count() as u64,
+            sent: wants.iter().filter(|wanted| **wanted).count() as u64,
+            sent_bytes,
+            digest: hex(&digest),
+            took: self.began.elapsed(),
+        })
+    }
+
+    /// Looks at all blocks of `file` on all processors. `look` gets the number and what is there, and says what it finds;
+    /// `word` hears now and then how many were looked at.
+    fn look<T: Send>(
+        file: &File,
+        bytes: u64,
+        count: u64,
+        look: &(dyn Fn(u64, &[u8]) -> T + Sync),
+        word: &mut dyn FnMut(u64) -> Result<(), ShipmentError>,
+    ) -> Result<Vec<T>, ShipmentError> {
+        let holes = Allocation::holes_of(file, bytes).unwrap_or_default();
+        let next = AtomicU64::new(0);
+        let failed: Mutex<Option<io::Error>> = Mutex::new(None);
+        let (send, receive) = mpsc::channel::<(u64, Vec<T>)>();
+        let mut parts = std::thread::scope(|scope| {
+            for _ in 0..processors() {
+                let (send, next, failed, holes) = (send.clone(), &next, &failed, &holes);
+                scope.spawn(move || {
+                    let mut buffer = Vec::with_capacity(BLOCK);
+                    loop {
+                        let from = next.fetch_add(WORD / 16, Ordering::Relaxed);
+                        if from >= count {
+                            return;
+                        }
+                        let mut part = Vec::new();
+                        for number in from..count.min(from + WORD / 16) {
+                            let at = number * BLOCK as u64;
+                            buffer.clear();
+                            buffer.resize(length_of(bytes, number), 0);
+                            if !holes.is_free(at, buffer.len() as u64)
+                                && let Err(error) = file.read_exact_at(&mut buffer, at)
+                            {
+                                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                                return;
+                            }
+                            part.push(look(number, &buffer));
+                        }
+                        if send.send((from, part)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            let (mut parts, mut done, mut told) = (Vec::new(), 0, 0);
+            while let Ok((from, part)) = receive.recv() {
+                done += part.len() as u64;
+                parts.push((from, part));
+                if done >= told + WORD {
+                    told = done;
+                    word(done)?;
+                }
+            }
+            Ok(parts)
+        })?;
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(ShipmentError::Target(format!("it cannot be read: {error}")));
+        }
+        parts.sort_by_key(|(from, _)| *from);
+        Ok(parts.into_iter().flat_map(|(_, part)| part).collect())
+    }
+
+    /// Brings onto the target what is here already, and says which blocks must come.
+    fn compare(
+        &self,
+        bytes: u64,
+        blocks: &[Option<BlockDigest>],
+        to: &mut (dyn Write + Send),
+        tell: Tell<'_>,
+    ) -> Result<Vec<bool>, ShipmentError> {
+        let count = blocks.len() as u64;
+        let mut word = |done| {
+            tell(Progress { phase: Phase::Comparing, done, of: count, sent_bytes: 0 });
+            Message::At(done).write(to)?;
+            to.flush().map_err(ShipmentError::Connection)
+        };
+        let same = |number: u64, block: &[u8]| {
+            let want = &blocks[number as usize];
+            // Hashing a block of zeros would say no more.
+            match block_digest(block) {
+                None => (want.is_none(), None),
+                Some(digest) => (*want == Some(digest), Some(digest)),
+            }
+        };
+        let here = Self::look(&self.target.file, bytes, count, &same, &mut word)?;
+        let mut wants: Vec<bool> = here.iter().map(|(same, _)| !same).collect();
+        // Where the bases have what is wanted.
+        let mut wanted: HashMap<BlockDigest, Vec<u64>> = HashMap::new();
+        for (number, block) in (0..).zip(blocks) {
+            if let (true, Some(digest)) = (wants[number as usize], block) {
+                wanted.entry(*digest).or_default().push(number);
+            }
+        }
+        for base in &self.bases {
+            if wanted.is_empty() {
+                break;
+            }
+            let length = crate::image::length(&base.file).map_err(|error| self.target.fail(&error))?;
+            let digests = Self::look(&base.file, length, super::blocks_of(length), &|_, b| block_digest(b), &mut word)?;
+            let mut buffer = Vec::with_capacity(BLOCK);
+            for (at, digest) in (0..).zip(digests) {
+                let Some(numbers) = digest.and_then(|digest| wanted.remove(&digest)) else { continue };
+                buffer.resize(length_of(length, at), 0);
+                let copied = base.file.read_exact_at(&mut buffer, at * BLOCK as u64).and_then(|()| {
+                    numbers.iter().try_for_each(|n| self.target.file.write_all_at(&buffer, n * BLOCK as u64))
+                });
+                copied.map_err(|error| self.target.fail(&error))?;
+                numbers.iter().for_each(|number| wants[*number as usize] = false);
+            }
+        }
+        for (number, block) in (0..).zip(blocks) {
+            if block.is_none() && wants[number as usize] {
+                let zeroed = self.target.zero(number * BLOCK as u64, length_of(bytes, number) as u64);
+                zeroed.map_err(|error| self.target.fail(&error))?;
+                wants[number as usize] = false;
+            }
+        }
+        Ok(wants)
+    }
+
+    /// Takes the blocks that come: unpacked, checked and written on all processors.
+    fn take(
+        &self,
+        bytes: u64,
+        blocks: &[Option<BlockDigest>],
+        wants: &[bool],
+        from: &mut dyn Read,
+        tell: Tell<'_>,
+    ) -> Result<u64, ShipmentError> {
+        let of = wants.iter().filter(|wanted| **wanted).count() as u64;
+        let failed: Mutex<Option<ShipmentError>> = Mutex::new(None);
+        let mut sent_bytes = 0;
+        let mut came = vec![false; wants.len()];
+        let result = std::thread::scope(|scope| {
+            let mut lanes = Vec::new();
+            for _ in 0..processors() {
+                let (send, receive) = mpsc::sync_channel::<Message>(WAITING);
+                lanes.push(send);
+                let failed = &failed;
+                scope.spawn(move || {
+                    let mut buffer = vec![0; BLOCK];
+                    for message in receive {
+                        if let Err(error) = self.put(bytes, blocks, &message, &mut buffer) {
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                            return;
+                        }
+                    }
+                });
+            }
+            let mut done = 0;
+            loop {
+                let message = Message::read(from)?;
+                match &message {
+                    Message::Plain(number, block) | Message::Packed(number, block) => {
+                        let at = usize::try_from(*number).unwrap_or(usize::MAX);
+                        if !wants.get(at).is_some_and(|wanted| *wanted) || std::mem::replace(&mut came[at], true) {
+                            return Err(ShipmentError::Protocol("a block that nobody asked for"));
+                        }
+                        sent_bytes += block.len() as u64;
+                        done += 1;
+                        tell(Progress { phase: Phase::Sending, done, of, sent_bytes });
+                    }
+                    Message::End if done == of => return Ok(()),
+                    Message::End => return Err(ShipmentError::Protocol("it ends before all blocks came")),
+                    Message::Refuse(reason) => return Err(ShipmentError::Refused(reason.clone())),
+                    _ => return Err(ShipmentError::Protocol("a block was to come")),
+                }
+                let lane = done as usize % lanes.len();
+                if lanes[lane].send(message).is_err() {
+                    // Its thread has ended: it says why.
+                    return Ok(());
+                }
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => result.map(|()| sent_bytes),
+        }
+    }
+
+    fn put(
+        &self,
+        bytes: u64,
+        blocks: &[Option<BlockDigest>],
+        message: &Message,
+        buffer: &mut [u8],
+    ) -> Result<(), ShipmentError> {
+        let (number, block) = match message {
+            Message::Plain(number, block) => (*number, &block[..]),
+            Message::Packed(number, packed) => {
+                let length = zstd::bulk::decompress_to_buffer(packed, buffer)
+                    .map_err(|_| ShipmentError::Protocol("a block that cannot be unpacked"))?;
+                (*number, &buffer[..length])
+            }
+            _ => return Ok(()),
+        };
+        if block.len() != length_of(bytes, number) || block_digest(block) != blocks[number as usize] {
+            return Err(ShipmentError::Protocol("a block is not what the manifest says"));
+        }
+        self.target.file.write_all_at(block, number * BLOCK as u64).map_err(|error| self.target.fail(&error))
+    }
+
+    /// Reads everything back and compares.
+    fn verify(
+        &self,
+        bytes: u64,
+        blocks: &[Option<BlockDigest>],
+        to: &mut (dyn Write + Send),
+        tell: Tell<'_>,
+    ) -> Result<(), ShipmentError> {
+        let count = blocks.len() as u64;
+        let mut word = |done| {
+            tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes: 0 });
+            Message::At(done).write(to)?;
+            to.flush().map_err(ShipmentError::Connection)
+        };
+        let same = |number: u64, block: &[u8]| block_digest(block) == blocks[number as usize];
+        let good = Self::look(&self.target.file, bytes, count, &same, &mut word)?;
+        match good.iter().position(|good| !good) {
+            Some(block) => Err(ShipmentError::Damaged { block: block as u64 }),
+            None => Ok(()),
+        }
+    }
+}

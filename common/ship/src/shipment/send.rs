@@ -1,0 +1,261 @@
+//! The end that has the image.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Instant;
+
+use super::wire::{Message, read_wants, refuse, write_blocks};
+use super::{
+    BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, blocks_of, hex, length_of, whole,
+};
+use crate::image::Allocation;
+
+/// Blocks that a thread hashes at a time.
+const RUN: u64 = 64;
+/// Blocks that are ready to be sent, for each thread that compresses.
+const READY: usize = 32;
+/// zstd's level. Higher ones gain a few percent and fall behind fast paths.
+const LEVEL: i32 = 1;
+/// A block must become smaller by at least this part to travel compressed.
+const GAIN: usize = 16;
+
+/// An image that is read.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    bytes: u64,
+    allocation: Allocation,
+}
+
+impl Source {
+    /// Opens the image at `path`. Blocks that its file systems do not use are left out: the other end gets zeros there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn open(path: &Path) -> Result<Self, ShipmentError> {
+        let fail = |error: io::Error| ShipmentError::Source(format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(fail)?;
+        let bytes = crate::image::length(&file).map_err(fail)?;
+        let allocation = Allocation::of(&file, bytes).map_err(fail)?;
+        Ok(Self { file, bytes, allocation })
+    }
+
+    /// Bytes of the image.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Reads block `number` into `buffer`, with zeros for what no file system uses.
+    fn read(&self, number: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.resize(length_of(self.bytes, number), 0);
+        let at = number * BLOCK as u64;
+        if self.allocation.is_free(at, buffer.len() as u64) {
+            buffer.fill(0);
+            return Ok(());
+        }
+        self.file.read_exact_at(buffer, at)?;
+        self.allocation.clear(at, buffer);
+        Ok(())
+    }
+
+    /// The digests of all blocks, made on all processors.
+    fn manifest(&self, tell: Tell<'_>) -> Result<Vec<Option<BlockDigest>>, ShipmentError> {
+        let count = blocks_of(self.bytes);
+        let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+        let parts = Mutex::new(Vec::new());
+        let failed: Mutex<Option<io::Error>> = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..processors() {
+                scope.spawn(|| {
+                    let mut buffer = Vec::with_capacity(BLOCK);
+                    loop {
+                        let from = next.fetch_add(RUN, Ordering::Relaxed);
+                        if from >= count {
+                            return;
+                        }
+                        let mut part = Vec::with_capacity(RUN as usize);
+                        for number in from..count.min(from + RUN) {
+                            if let Err(error) = self.read(number, &mut buffer) {
+                                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                                next.store(count, Ordering::Relaxed);
+                                return;
+                            }
+                            part.push(block_digest(&buffer));
+                        }
+                        let done = done.fetch_add(part.len() as u64, Ordering::Relaxed) + part.len() as u64;
+                        parts.lock().unwrap_or_else(PoisonError::into_inner).push((from, part));
+                        tell(Progress { phase: Phase::Hashing, done, of: count, sent_bytes: 0 });
+                    }
+                });
+            }
+        });
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(ShipmentError::Source(error.to_string()));
+        }
+        let mut parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        parts.sort_by_key(|(from, _)| *from);
+        Ok(parts.into_iter().flat_map(|(_, part)| part).collect())
+    }
+}
+
+pub(super) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Ships one image.
+pub struct Sender<'s> {
+    source: &'s Source,
+    manifest: Vec<Option<BlockDigest>>,
+    began: Instant,
+}
+
+impl<'s> Sender<'s> {
+    /// Reads the image and makes its manifest, which serves for as many attempts as are needed.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    pub fn new(source: &'s Source, tell: Tell<'_>) -> Result<Self, ShipmentError> {
+        let began = Instant::now();
+        Ok(Self { source, manifest: source.manifest(tell)?, began })
+    }
+
+    /// Ships it over one connection: `from` and `to` are its two directions.
+    ///
+    /// # Errors
+    /// See [`ShipmentError`]; if the connection is what failed, another attempt goes on where this one stopped.
+    pub fn run(&self, from: &mut dyn Read, to: &mut dyn Write, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
+        match self.attempt(from, to, tell) {
+            // When it hangs up in the middle of what we write, it may have said why.
+            Err(ShipmentError::Connection(error)) => match Message::read(from) {
+                Ok(Message::Refuse(reason)) => Err(ShipmentError::Refused(reason)),
+                _ => Err(ShipmentError::Connection(error)),
+            },
+            Err(error) => {
+                refuse(to, &error);
+                Err(error)
+            }
+            done => done,
+        }
+    }
+
+    fn attempt(&self, from: &mut dyn Read, to: &mut dyn Write, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
+        let (bytes, blocks) = (self.source.bytes, &self.manifest);
+        let count = blocks.len() as u64;
+        let digest = whole(bytes, blocks);
+        Message::Hello { bytes, digest }.write(to)?;
+        write_blocks(to, blocks)?;
+        let wants = read_wants(from, blocks.len(), &mut |done| {
+            tell(Progress { phase: Phase::Comparing, done, of: count, sent_bytes: 0 });
+        })?;
+        let wanted: Vec<u64> = (0..count).zip(&wants).filter(|(_, wanted)| **wanted).map(|(at, _)| at).collect();
+        if wanted.iter().any(|at| blocks[*at as usize].is_none()) {
+            return Err(ShipmentError::Protocol("it wants a block that holds nothing"));
+        }
+        let sent_bytes = self.blocks(&wanted, to, tell)?;
+        Message::End.write(to)?;
+        to.flush().map_err(ShipmentError::Connection)?;
+        loop {
+            match Message::read(from)? {
+                Message::At(done) => tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes }),
+                Message::Done => break,
+                Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
+                _ => return Err(ShipmentError::Protocol("the end was to come")),
+            }
+        }
+        Ok(Shipped {
+            bytes,
+            blocks: blocks.iter().flatten().count() as u64,
+            sent: wanted.len() as u64,
+            sent_bytes,
+            digest: hex(&digest),
+            took: self.began.elapsed(),
+        })
+    }
+
+    /// Sends the blocks `wanted`: read and compressed on all processors, sent in their order.
+    fn blocks(&self, wanted: &[u64], to: &mut dyn Write, tell: Tell<'_>) -> Result<u64, ShipmentError> {
+        let next = AtomicUsize::new(0);
+        let threads = processors();
+        std::thread::scope(|scope| {
+            let mut lanes = Vec::new();
+            // Each thread takes every so-manieth block, so that the order needs no sorting and the memory is bounded.
+            for lane in 0..threads {
+                let (send, receive) = mpsc::sync_channel(READY);
+                lanes.push(receive);
+                let next = &next;
+                scope.spawn(move || {
+                    let mut packer = Packer::new();
+                    for number in wanted.iter().skip(lane).step_by(threads) {
+                        let message = self.block(*number, &mut packer);
+                        let failed = message.is_err();
+                        next.fetch_add(1, Ordering::Relaxed);
+                        if send.send(message).is_err() || failed {
+                            return;
+                        }
+                    }
+                });
+            }
+            let mut sent_bytes = 0;
+            for at in 0..wanted.len() {
+                let message =
+                    lanes[at % threads].recv().map_err(|_| ShipmentError::Source("reading broke off".into()))??;
+                if let Message::Plain(_, bytes) | Message::Packed(_, bytes) = &message {
+                    sent_bytes += bytes.len() as u64;
+                }
+                message.write(to)?;
+                let done = at as u64 + 1;
+                tell(Progress { phase: Phase::Sending, done, of: wanted.len() as u64, sent_bytes });
+            }
+            Ok(sent_bytes)
+        })
+    }
+
+    fn block(&self, number: u64, packer: &mut Packer) -> Result<Message, ShipmentError> {
+        let mut block = Vec::with_capacity(BLOCK);
+        self.source.read(number, &mut block).map_err(|error| ShipmentError::Source(error.to_string()))?;
+        // The manifest was made earlier: a source that is written to meanwhile must not become a mixture.
+        if block_digest(&block) != self.manifest[number as usize] {
+            return Err(ShipmentError::Source(
+                "it changed while it was sent; ship it again when nobody writes to it".into(),
+            ));
+        }
+        Ok(match packer.pack(&block) {
+            Some(packed) => Message::Packed(number, packed),
+            None => Message::Plain(number, block),
+        })
+    }
+}
+
+/// Compresses, as long as that pays.
+struct Packer {
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    /// Blocks in a row that did not become smaller: of data that is packed already most blocks are not tried.
+    in_vain: u32,
+    skip: u32,
+}
+
+impl Packer {
+    fn new() -> Self {
+        Self { zstd: zstd::bulk::Compressor::new(LEVEL).ok(), in_vain: 0, skip: 0 }
+    }
+
+    fn pack(&mut self, block: &[u8]) -> Option<Vec<u8>> {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        let packed = self.zstd.as_mut()?.compress(block).ok()?;
+        if packed.len() + block.len() / GAIN <= block.len() {
+            self.in_vain = 0;
+            return Some(packed);
+        }
+        self.in_vain = (self.in_vain + 1).min(5);
+        self.skip = (1 << self.in_vain) - 1;
+        None
+    }
+}

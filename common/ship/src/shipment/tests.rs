@@ -1,0 +1,253 @@
+//! Both ends in one process, over a pair of sockets that can be cut and damaged.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// Lets so many bytes through and then breaks, or flips a bit of one.
+struct Faulty {
+    inner: UnixStream,
+    left: u64,
+    flip: Option<u64>,
+}
+
+impl Write for Faulty {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            // What breaks breaks in both directions.
+            let _ = self.inner.shutdown(std::net::Shutdown::Both);
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let n = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let mut bytes = bytes[..n].to_vec();
+        if let Some(at) = self.flip.filter(|at| *at < n as u64) {
+            bytes[at as usize] ^= 0x10;
+            self.flip = None;
+        }
+        let n = self.inner.write(&bytes)?;
+        self.left -= n as u64;
+        self.flip = self.flip.map(|at| at - n as u64);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+type Both = (Result<Shipped, ShipmentError>, Result<Shipped, ShipmentError>);
+
+impl Bench {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// An image of `blocks` and a bit: some that hold text, some that hold noise, some that hold nothing.
+    fn image(&self, name: &str, blocks: u64, seed: u64) -> PathBuf {
+        let path = self.path(name);
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(blocks * BLOCK as u64 + 1000).unwrap();
+        let mut noise = seed;
+        for number in 0..=blocks {
+            let length = length_of(blocks * BLOCK as u64 + 1000, number);
+            let block: Vec<u8> = match (number + seed) % 3 {
+                0 => continue,
+                1 => format!("block {number} of {seed} ").bytes().cycle().take(length).collect(),
+                _ => (0..length)
+                    .map(|_| {
+                        noise ^= noise << 13;
+                        noise ^= noise >> 7;
+                        noise ^= noise << 17;
+                        noise as u8
+                    })
+                    .collect(),
+            };
+            file.write_all_at(&block, number * BLOCK as u64).unwrap();
+        }
+        path
+    }
+
+    fn ship_with(&self, source: &Path, target: &Path, bases: &[PathBuf], left: u64, flip: Option<u64>) -> Both {
+        let (here, there) = UnixStream::pair().unwrap();
+        // As a transport does it: who hears nothing for long gives up.
+        for end in [&here, &there] {
+            end.set_read_timeout(Some(std::time::Duration::from_millis(1500))).unwrap();
+        }
+        let receiver = Receiver::new(Target::open(target).unwrap(), bases).unwrap();
+        let source = Source::open(source).unwrap();
+        let sender = Sender::new(&source, &|_| {}).unwrap();
+        std::thread::scope(|scope| {
+            let taking = scope.spawn(move || {
+                let result = receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {});
+                let _ = there.shutdown(std::net::Shutdown::Both);
+                result
+            });
+            let mut to = Faulty { inner: here.try_clone().unwrap(), left, flip };
+            let sent = sender.run(&mut here.try_clone().unwrap(), &mut to, &|_| {});
+            let _ = here.shutdown(std::net::Shutdown::Both);
+            (sent, taking.join().unwrap())
+        })
+    }
+
+    fn ship(&self, source: &Path, target: &Path, bases: &[PathBuf]) -> Shipped {
+        let (sent, taken) = self.ship_with(source, target, bases, u64::MAX, None);
+        let (sent, taken) = (sent.unwrap(), taken.unwrap());
+        assert_eq!((sent.sent, sent.sent_bytes, &sent.digest), (taken.sent, taken.sent_bytes, &taken.digest));
+        assert!(fs::read(source).unwrap() == fs::read(target).unwrap(), "what arrived differs");
+        sent
+    }
+}
+
+#[test]
+fn an_image_arrives_and_only_what_lacks_travels() {
+    let bench = Bench::new();
+    let (one, target) = (bench.image("one", 200, 1), bench.path("target"));
+    let first = bench.ship(&one, &target, &[]);
+    assert!(first.sent == first.blocks && first.blocks < 200 && first.sent_bytes < first.blocks * BLOCK as u64);
+    // Again: nothing. With a few blocks changed: those, and those that became empty need not even travel.
+    assert_eq!(bench.ship(&one, &target, &[]).sent, 0);
+    let file = fs::File::options().write(true).open(&one).unwrap();
+    file.write_all_at(b"changed", 50 * BLOCK as u64 + 9).unwrap();
+    file.write_all_at(&[0; 2 * BLOCK], 100 * BLOCK as u64).unwrap();
+    assert_eq!(bench.ship(&one, &target, &[]).sent, 1);
+    // Onto another target with the first as base: nothing but what is in neither.
+    let two = bench.path("two");
+    assert_eq!(bench.ship(&one, &two, &[target]).sent, 0);
+    // A smaller image over a larger one, and nothing at all.
+    let small = bench.image("small", 3, 5);
+    bench.ship(&small, &two, &[]);
+    let empty = bench.path("empty");
+    fs::write(&empty, b"").unwrap();
+    assert_eq!(bench.ship(&empty, &two, &[]).blocks, 0);
+}
+
+#[test]
+fn a_cut_shipment_goes_on_where_it_stopped_and_never_ends_as_a_success() {
+    let bench = Bench::new();
+    let (image, target) = (bench.image("image", 300, 2), bench.path("target"));
+    let whole = bench.ship(&image, &bench.path("whole"), &[]).sent;
+    let mut cut = 1;
+    loop {
+        let (sent, taken) = bench.ship_with(&image, &target, &[], cut, None);
+        match (sent, taken) {
+            (Ok(shipped), Ok(_)) => {
+                assert!(shipped.sent < whole, "nothing of what arrived was used");
+                break;
+            }
+            (Err(ShipmentError::Connection(_)), Err(ShipmentError::Connection(_))) => {}
+            other => panic!("cut after {cut} bytes: {other:?}"),
+        }
+        cut = cut * 3 + 7;
+    }
+    assert!(fs::read(&image).unwrap() == fs::read(&target).unwrap());
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_found() {
+    let bench = Bench::new();
+    let image = bench.image("image", 60, 3);
+    let total = 2_000_000;
+    for (number, at) in (0..total).step_by(397_003).chain([0, 9, 20, 60]).enumerate() {
+        let target = bench.path(&format!("target{number}"));
+        let (sent, taken) = bench.ship_with(&image, &target, &[], u64::MAX, Some(at));
+        match (sent, taken) {
+            (Err(_), Err(_)) => {}
+            // Past the end of what was written nothing was flipped.
+            (Ok(_), Ok(_)) => assert!(fs::read(&image).unwrap() == fs::read(&target).unwrap(), "bit at {at}"),
+            other => panic!("bit at {at}: one end believes it: {other:?}"),
+        }
+        fs::remove_file(target).unwrap();
+    }
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_sent_is_found() {
+    let bench = Bench::new();
+    let (image, target) = (bench.image("image", 100, 1), bench.path("target"));
+    let source = Source::open(&image).unwrap();
+    let sender = Sender::new(&source, &|_| {}).unwrap();
+    fs::File::options().write(true).open(&image).unwrap().write_all_at(b"later", 90 * BLOCK as u64).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    let receiver = Receiver::new(Target::open(&target).unwrap(), &[]).unwrap();
+    let (sent, taken) = std::thread::scope(|scope| {
+        let taking = scope
+            .spawn(move || receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {}));
+        let sent = sender.run(&mut here.try_clone().unwrap(), &mut here.try_clone().unwrap(), &|_| {});
+        (sent, taking.join().unwrap())
+    });
+    assert!(matches!(&sent, Err(ShipmentError::Source(why)) if why.contains("changed")), "{sent:?}");
+    assert!(matches!(&taken, Err(ShipmentError::Refused(why)) if why.contains("changed")), "{taken:?}");
+}
+
+#[test]
+fn a_target_that_loses_what_was_written_is_found() {
+    // `/dev/full` and its like cannot be had for reading; a file that is truncated while it is written to comes close.
+    let bench = Bench::new();
+    let (image, target) = (bench.image("image", 100, 1), bench.path("target"));
+    bench.ship(&image, &target, &[]);
+    let receiver = Receiver::new(Target::open(&target).unwrap(), &[]).unwrap();
+    let source = Source::open(&image).unwrap();
+    let sender = Sender::new(&source, &|_| {}).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    let spoil = |progress: Progress| {
+        if progress.phase == Phase::Sending || progress.phase == Phase::Comparing {
+            let file = fs::File::options().write(true).open(&target).unwrap();
+            file.write_all_at(&[0xee; 100], 10 * BLOCK as u64).unwrap();
+        }
+    };
+    let (sent, taken) = std::thread::scope(|scope| {
+        let taking = scope
+            .spawn(move || receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {}));
+        // The sender's word of the comparison comes when the receiver has looked at everything.
+        let sent =
+            sender.run(&mut here.try_clone().unwrap(), &mut Spoiling(here.try_clone().unwrap(), &spoil), &|_| {});
+        (sent, taking.join().unwrap())
+    });
+    assert!(matches!(taken, Err(ShipmentError::Damaged { block: 10 })), "{taken:?}");
+    assert!(matches!(sent, Err(ShipmentError::Refused(_))), "{sent:?}");
+}
+
+/// Calls a function before the last message goes out.
+struct Spoiling<'s>(UnixStream, &'s (dyn Fn(Progress) + Sync));
+
+impl Write for Spoiling<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes == [6, 0, 0, 0, 0] {
+            (self.1)(Progress { phase: Phase::Sending, done: 0, of: 0, sent_bytes: 0 });
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[test]
+fn whoever_does_not_keep_to_the_protocol_is_sent_away() {
+    let bench = Bench::new();
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0, 1, 0, 0, 0, 7], &[4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        here.write_all(garbage).unwrap();
+        here.shutdown(std::net::Shutdown::Write).unwrap();
+        let receiver = Receiver::new(Target::open(&bench.path("t")).unwrap(), &[]).unwrap();
+        let result = receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {});
+        assert!(matches!(result, Err(ShipmentError::Protocol(_) | ShipmentError::Connection(_))), "{result:?}");
+        drop(there);
+        // What is read then does not matter, but that it ends.
+        let _ = here.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(fs::metadata(bench.path("t")).unwrap().len(), 0);
+}
