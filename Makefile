@@ -67,6 +67,7 @@ bench: bootstrap
 	cargo bench --locked -p rocks-common
 	cargo build --locked --release --workspace --bins
 	$(TARGET)/release/swarm 2000
+	$(TARGET)/release/agentbench
 
 build: bootstrap-build
 	cargo build --locked --release -p rocks-server -p rocks-agent --bins

@@ -141,7 +141,7 @@ impl Turn<'_> {
     /// What is installed cannot be told.
     pub fn plan(&self, kickstart: &Kickstart, applied: &Applied) -> Result<Plan, observe::ObserveError> {
         let config = self.config;
-        let cache = config.state.join("inventory.json");
+        let cache = observe::cache(&config.state);
         // Without packages to look for, nobody has to be asked.
         let mut inventory = if kickstart.packages.install.is_empty() && applied.packages.is_empty() {
             Inventory::default()

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rocks_common::ids::Digest;
@@ -26,6 +26,12 @@ struct Kept {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot tell which packages are installed: {0}")]
 pub struct ObserveError(String);
+
+/// Where the last answer is remembered.
+#[must_use]
+pub fn cache(state: &Path) -> PathBuf {
+    state.join("inventory.json")
+}
 
 /// The packages that are installed below `root`. `cache` remembers the last answer.
 ///

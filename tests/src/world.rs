@@ -70,9 +70,16 @@ impl World {
     /// # Errors
     /// Whatever fails, with what it said.
     pub fn new(say: &mut dyn FnMut(&str)) -> Result<Self> {
+        Self::with(binaries()?, say)
+    }
+
+    /// The same with the binaries in a folder.
+    ///
+    /// # Errors
+    /// Whatever fails, with what it said.
+    pub fn with(binaries: PathBuf, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let lite = Lite::get(say)?;
         let dir = tempfile::Builder::new().prefix("rocks-world-").tempdir()?;
-        let binaries = binaries()?;
         let packages = dir.path().join("packages");
         fs::create_dir_all(&packages)?;
         say("packing our own RPMs");

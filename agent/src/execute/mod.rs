@@ -223,7 +223,7 @@ impl Executor<'_> {
     /// The packages that are there and were not when the transaction of `step` began.
     fn brought_in(&self, step: &Step) -> Vec<String> {
         let Some(before) = self.transaction(step) else { return Vec::new() };
-        let after = observe::packages(&self.config.root, None, self.processes);
+        let after = observe::packages(&self.config.root, Some(&observe::cache(&self.config.state)), self.processes);
         let after = after.map(|after| after.names().map(ToOwned::to_owned).collect::<Vec<_>>()).unwrap_or_default();
         after.into_iter().filter(|name| !before.contains(name)).collect()
     }

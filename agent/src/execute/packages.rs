@@ -77,7 +77,7 @@ impl Executor<'_> {
             return Outcome::failure(format!("none of {} is here\n", MANAGERS.join(", ")));
         };
         let names = || {
-            let inventory = observe::packages(root, None, self.processes)?;
+            let inventory = observe::packages(root, Some(&observe::cache(&self.config.state)), self.processes)?;
             let names: BTreeSet<String> = inventory.names().map(ToOwned::to_owned).collect();
             Ok::<_, observe::ObserveError>((inventory, names))
         };
@@ -85,7 +85,7 @@ impl Executor<'_> {
         if let Ok(before) = &before {
             self.note_transaction(step, before);
         }
-        let mut common = vec!["-y".to_owned(), "--disablerepo=*".to_owned(), "--enablerepo=rocks-*".to_owned()];
+        let mut common = ["-y", "--disablerepo=*", "--enablerepo=rocks-*"].map(ToOwned::to_owned).to_vec();
         if !self.is_live() {
             common.push(format!("--installroot={}", root.display()));
         }
