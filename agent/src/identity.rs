@@ -110,12 +110,20 @@ impl Identity {
         fs::read_to_string(&path).map_err(|source| IdentityError::Io { path, source })
     }
 
+    /// The frontend's CA, our certificate and its key (PEM).
+    ///
+    /// # Errors
+    /// A file is missing.
+    pub fn documents(&self) -> Result<(String, String, String), IdentityError> {
+        Ok((self.read("ca.pem")?, self.read("cert.pem")?, self.read("key.pem")?))
+    }
+
     /// A client that shows the certificate.
     ///
     /// # Errors
     /// A file is missing or not what it should be.
     pub fn client(&self) -> Result<Client, IdentityError> {
-        let (ca, certificate, key) = (self.read("ca.pem")?, self.read("cert.pem")?, self.read("key.pem")?);
+        let (ca, certificate, key) = self.documents()?;
         Ok(Client::new(&self.frontend, tls::client(&ca, Some((&certificate, &key)))?)?)
     }
 

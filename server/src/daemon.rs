@@ -166,10 +166,10 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let (reload, reloads) = mpsc::channel(1);
     let watcher = if config.watch_rolls { watcher(&reload) } else { None };
     let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watcher));
-    let renewer = tokio::spawn(renew_server_certificate(authority, config.clone(), tls_sender));
+    let renewer = tokio::spawn(renew_server_certificate(authority.clone(), config.clone(), tls_sender));
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
-    let admin = Admin { store, service, config, metrics, mirror, reload, copying: Arc::default() };
+    let admin = Admin { authority, store, service, config, metrics, mirror, reload, copying: Arc::default() };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
     tell("READY=1\nSTATUS=serving");

@@ -15,4 +15,5 @@ pub mod offline;
 pub mod output;
 pub mod process;
 pub mod rocks;
+pub mod ship;
 pub mod store;

@@ -195,6 +195,12 @@ fn caller_of(der: &CertificateDer<'_>) -> Option<Caller> {
     Some(Caller { host: name.parse().ok()?, serial: hex(certificate.raw_serial()), not_after })
 }
 
+/// The host that a certificate of our authority is for.
+#[must_use]
+pub fn host_of(der: &CertificateDer<'_>) -> Option<String> {
+    caller_of(der).map(|caller| caller.host.to_string())
+}
+
 /// Answers a request; files of the mirror come in pieces, everything else is whole.
 async fn answer(public: &Arc<Public>, caller: Option<Arc<Caller>>, request: Request<Incoming>) -> Response<Body> {
     let id = request_id(request.headers());

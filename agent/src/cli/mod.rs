@@ -3,6 +3,7 @@
 mod check;
 mod online;
 mod plan;
+mod receive;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ enum Command {
     },
     /// Read a kickstart and print what is wrong with it
     Check(check::Args),
+    /// Receive one image from the frontend onto a volume or into a file, prove it, and end
+    Receive(receive::Args),
     /// Print what a shell must read to complete this program's words
     Completions {
         /// The shell
@@ -122,6 +125,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         Command::Plan(args) => plan::run(&args, config, cli.output, output),
         Command::Status => online::status(&config, cli.output, output),
         Command::Enrol { join } => online::enrol(&config, join.as_deref(), output),
+        Command::Receive(args) => receive::run(&args, &config, cli.output, output),
         Command::Converge => online::converge(config, cli.output, output),
         Command::Run => online::run(config, output),
     };

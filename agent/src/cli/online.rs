@@ -76,6 +76,14 @@ pub(super) fn enrol(config: &Config, join: Option<&Path>, output: &mut Output<'_
     }
 }
 
+/// The identity of this machine; it enrols if it has none yet.
+pub(super) fn identity(config: &Config, output: &mut Output<'_>) -> Result<identity::Identity, u8> {
+    match block(output, service::identity(config))? {
+        Ok(identity) => Ok(identity),
+        Err(error) => Err(failure(&error.into(), output)),
+    }
+}
+
 pub(super) fn converge(config: Config, format: Format, output: &mut Output<'_>) -> u8 {
     let work = async {
         let mut agent = Agent::open(config).await?;

@@ -67,7 +67,6 @@ fn what_a_file_system_does_not_use_does_not_travel_and_the_rest_is_whole() {
             let line = said.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
             line.trim().parse().expect("a number")
         };
-        // Groups whose bitmap was never written count as in use.
         let most = value("Free blocks:") * value("Block size:");
         assert!(free <= most && free > most / 2, "{kind}: {free} of {most}");
 
@@ -77,8 +76,8 @@ fn what_a_file_system_does_not_use_does_not_travel_and_the_rest_is_whole() {
         let (here, there) = UnixStream::pair().expect("a pair");
         let end = |stream: &UnixStream| stream.try_clone().expect("cloned");
         let shipped = std::thread::scope(|scope| {
-            let taking = scope.spawn(|| receiver.run(&mut end(&there), &mut end(&there), &|_| {}));
-            let sent = sender.run(&mut end(&here), &mut end(&here), &|_| {}).expect("sent");
+            let taking = scope.spawn(|| receiver.run(&mut end(&there), &|_| {}));
+            let sent = sender.run(&mut end(&here), &|_| {}).expect("sent");
             taking.join().expect("no panic").expect("taken");
             sent
         });

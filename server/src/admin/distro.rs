@@ -199,7 +199,7 @@ fn name_of(url: &str) -> Result<RollName, Failure> {
 }
 
 /// An answer in lines: those that `work` sends, and at the end what it came to.
-fn lines<F>(work: impl FnOnce(mpsc::Sender<Value>) -> F + Send + 'static) -> Response
+pub(super) fn lines<F>(work: impl FnOnce(mpsc::Sender<Value>) -> F + Send + 'static) -> Response
 where
     F: Future<Output = Result<Value, Failure>> + Send + 'static,
 {

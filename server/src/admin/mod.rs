@@ -7,6 +7,7 @@ mod distro;
 mod hosts;
 mod problem;
 mod rolls;
+mod shipments;
 
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The RPM mirror.
     pub mirror: Mirror,
+    /// The authority, for shipments.
+    pub authority: Arc<crate::ca::Authority>,
     /// Asks for the rolls to be read again.
     pub reload: mpsc::Sender<()>,
     /// One copy of an upstream repository at a time.
@@ -72,6 +75,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/distro/folders", delete(distro::remove_folder))
         .route("/mirrors", get(distro::mirrors).post(distro::copy))
         .route("/mirrors/{name}", delete(distro::remove_mirror))
+        .route("/shipments", post(shipments::create))
         .route("/health", get(health));
     Router::new()
         .nest("/api/v1", api)

@@ -347,6 +347,20 @@ pub(super) static COMMANDS: &[Spec] = &[
         attributes::set_of_os,
         flags = &[Flag::Secret, Flag::Stdin]
     ),
+    spec!(
+        ["ship", "image"],
+        ("PATH", 1, 1),
+        "Ship an image to a host that runs `rocks-agent receive`",
+        distro::ship,
+        keys = &[
+            ("host", "the host that receives it (needed)"),
+            ("to", "its address and port (needed)"),
+            ("transport", "udt (default) or tcp"),
+            ("rate", "the most bits a second")
+        ],
+        words = Words::Path,
+        example = "rocks ship image lite.img host=receiver-0-0 to=198.51.100.7:8444"
+    ),
     spec!(["sync", "config"], ("", 0, 0), "Read the rolls again and make all kickstarts anew", report::sync),
     spec!(
         ["trust", "roll"],
@@ -379,6 +393,7 @@ fn about(verb: &str) -> &'static str {
         "remove" => "Remove",
         "report" => "Show what agents reported",
         "set" => "Set attributes, or a host's appliance",
+        "ship" => "Send an image to the cloud",
         "sync" => "Make kickstarts anew",
         "wait" => "Wait for hosts",
         "host" => "Of a host",

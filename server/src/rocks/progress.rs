@@ -49,18 +49,14 @@ impl Progress {
             return;
         }
         let number = |name: &str| value[name].as_u64();
-        let (at, of, text) = match (number("of_bytes"), number("of"), number("files")) {
-            (Some(of), ..) => {
-                let (bytes, there) = (number("bytes").unwrap_or(0), number("packages").unwrap_or(0));
-                let all = number("of_packages").unwrap_or(0);
-                (bytes, of, format!("{there}/{all} packages, {} of {}", HumanBytes(bytes), HumanBytes(of)))
+        let (at, of, text) = if let (Some(phase), Some(of)) = (value["phase"].as_str(), number("of")) {
+            let (done, sent) = (number("done").unwrap_or(0), number("sent_bytes").unwrap_or(0));
+            (done, of, format!("{phase}: {done}/{of} blocks, {} sent", HumanBytes(sent)))
+        } else {
+            match self::amounts(value) {
+                Some(amounts) => amounts,
+                None => return,
             }
-            (_, Some(of), _) => {
-                let read = number("read").unwrap_or(0);
-                (read, of, format!("{read}/{of} packages read"))
-            }
-            (.., Some(files)) => (0, files, format!("{files} packages found")),
-            _ => return,
         };
         if let Some(bar) = &self.bar {
             bar.set_length(of.max(1));
@@ -71,6 +67,24 @@ impl Progress {
             let _ = writeln!(std::io::stderr(), "{text}");
         }
     }
+}
+
+/// How far a copy or a rebuild is.
+fn amounts(value: &Value) -> Option<(u64, u64, String)> {
+    let number = |name: &str| value[name].as_u64();
+    Some(match (number("of_bytes"), number("of"), number("files")) {
+        (Some(of), ..) => {
+            let (bytes, there) = (number("bytes").unwrap_or(0), number("packages").unwrap_or(0));
+            let all = number("of_packages").unwrap_or(0);
+            (bytes, of, format!("{there}/{all} packages, {} of {}", HumanBytes(bytes), HumanBytes(of)))
+        }
+        (_, Some(of), _) => {
+            let read = number("read").unwrap_or(0);
+            (read, of, format!("{read}/{of} packages read"))
+        }
+        (.., Some(files)) => (0, files, format!("{files} packages found")),
+        _ => return None,
+    })
 }
 
 impl Drop for Progress {

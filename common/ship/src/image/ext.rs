@@ -71,26 +71,75 @@ pub(super) fn free(file: &File, place: &Range<u64>) -> io::Result<Option<Vec<Ran
         return Ok(None);
     }
     file.read_exact_at(&mut table, place.start + table_at)?;
+    let number_at = |group: &[u8], low: usize| {
+        let high = if wide && descriptor >= 64 { u64::from(u32_at(group, low + 32)) << 32 } else { 0 };
+        high | u64::from(u32_at(group, low))
+    };
+    let own = own_blocks(&sb, block, first, per_group, table.len() as u64, groups, || {
+        table.chunks_exact(descriptor).map(|group| [0, 4, 8].map(|at| number_at(group, at)))
+    });
     let mut free = Vec::new();
     let mut bitmap = vec![0; block as usize];
     for (number, group) in (0..groups).zip(table.chunks_exact(descriptor)) {
-        if u16_at(group, 18) & GROUP_BLOCK_UNINIT != 0 {
-            // Which blocks are the file system's own would have to be worked out; they are mostly zero anyway.
-            continue;
-        }
-        let high = if wide && descriptor >= 64 { u64::from(u32_at(group, 32)) << 32 } else { 0 };
-        let at = high | u64::from(u32_at(group, 0));
-        if at == 0 || at >= blocks {
-            return Ok(None);
-        }
-        file.read_exact_at(&mut bitmap, place.start + at * block)?;
         let start = first + number * per_group;
         let count = per_group.min(blocks - start);
-        runs(&bitmap, count, |run| {
-            free.push(place.start + (start + run.start) * block..place.start + (start + run.end) * block);
-        });
+        let mut tell = |run: Range<u64>| free.push(place.start + run.start * block..place.start + run.end * block);
+        if u16_at(group, 18) & GROUP_BLOCK_UNINIT != 0 {
+            // Nothing was ever given out here but what the file system has for itself.
+            let mut at = start;
+            for taken in own.iter().filter(|taken| taken.end > start && taken.start < start + count) {
+                tell(at..taken.start.max(at));
+                at = at.max(taken.end);
+            }
+            tell(at..(start + count).max(at));
+            continue;
+        }
+        let bitmap_at = number_at(group, 0);
+        if bitmap_at == 0 || bitmap_at >= blocks {
+            return Ok(None);
+        }
+        file.read_exact_at(&mut bitmap, place.start + bitmap_at * block)?;
+        runs(&bitmap, count, |run| tell(start + run.start..start + run.end));
     }
     Ok(Some(free))
+}
+
+/// What the file system has for itself, in blocks and in order: superblocks, tables of groups, bitmaps, inodes. Too much rather than too
+/// little.
+fn own_blocks<const N: usize, G: Iterator<Item = [u64; N]>>(
+    sb: &[u8],
+    block: u64,
+    first: u64,
+    per_group: u64,
+    table_bytes: u64,
+    groups: u64,
+    of_groups: impl Fn() -> G,
+) -> Vec<Range<u64>> {
+    const SPARSE_SUPER: u32 = 1;
+    const SPARSE_SUPER2: u32 = 0x200;
+    let is_power_of = |base: u64, mut number: u64| {
+        while number > 1 && number.is_multiple_of(base) {
+            number /= base;
+        }
+        number == 1
+    };
+    let is_sparse = u32_at(sb, 100) & SPARSE_SUPER != 0 && u32_at(sb, 92) & SPARSE_SUPER2 == 0;
+    let heads = 1 + table_bytes.div_ceil(block) + u64::from(u16_at(sb, 206));
+    let inode_bytes = u64::from(u16_at(sb, 88).max(128));
+    let inodes = (u64::from(u32_at(sb, 40)) * inode_bytes).div_ceil(block);
+    let mut own = Vec::new();
+    for (number, places) in (0..groups).zip(of_groups()) {
+        if !is_sparse || number <= 1 || [3, 5, 7].iter().any(|base| is_power_of(*base, number)) {
+            let start = first + number * per_group;
+            own.push(start..start + heads);
+        }
+        // The bitmaps are one block each, the inodes many.
+        for (at, place) in places.into_iter().enumerate() {
+            own.push(place..place.saturating_add(if at == 2 { inodes } else { 1 }));
+        }
+    }
+    own.sort_by_key(|range| range.start);
+    own
 }
 
 /// Tells of every run of zeros among the first `count` bits.

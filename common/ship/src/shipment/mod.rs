@@ -15,7 +15,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::time::Duration;
 
 pub use receive::{Receiver, Target};
@@ -78,6 +78,11 @@ pub struct Progress {
     /// Bytes that travelled, compressed.
     pub sent_bytes: u64,
 }
+
+/// The two directions of a connection.
+pub trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
 
 /// Hears how far a shipment is.
 pub type Tell<'t> = &'t (dyn Fn(Progress) + Sync);

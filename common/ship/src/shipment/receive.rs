@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
+use super::Stream;
 use super::send::processors;
 use super::wire::{Message, read_blocks, refuse, write_wants};
 use super::{BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, hex, length_of, whole};
@@ -114,48 +115,38 @@ impl Receiver {
         Ok(Self { target, bases: bases.iter().map(open).collect::<Result<_, _>>()?, began: Instant::now() })
     }
 
-    /// Takes it over one connection: `from` and `to` are its two directions.
+    /// Takes it over one connection.
     ///
     /// # Errors
     /// See [`ShipmentError`]. What arrived stays on the target, and another attempt finds it there.
-    pub fn run(
-        &self,
-        from: &mut dyn Read,
-        to: &mut (dyn Write + Send),
-        tell: Tell<'_>,
-    ) -> Result<Shipped, ShipmentError> {
-        let result = self.attempt(from, to, tell);
+    pub fn run(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
+        let result = self.attempt(stream, tell);
         if let Err(error) = &result {
-            refuse(to, error);
+            refuse(stream, error);
             // So that the next attempt finds it, whatever becomes of the machine.
             let _ = self.target.file.sync_all();
         }
         result
     }
 
-    fn attempt(
-        &self,
-        from: &mut dyn Read,
-        to: &mut (dyn Write + Send),
-        tell: Tell<'_>,
-    ) -> Result<Shipped, ShipmentError> {
-        let (bytes, digest) = match Message::read(from)? {
+    fn attempt(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
+        let (bytes, digest) = match Message::read(stream)? {
             Message::Hello { bytes, digest } => (bytes, digest),
             Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
             _ => return Err(ShipmentError::Protocol("a shipment begins otherwise")),
         };
-        let blocks = read_blocks(from, bytes)?;
+        let blocks = read_blocks(stream, bytes)?;
         if whole(bytes, &blocks) != digest {
             return Err(ShipmentError::Protocol("the manifest is not what its digest says"));
         }
         self.target.prepare(bytes)?;
-        let wants = self.compare(bytes, &blocks, to, tell)?;
-        write_wants(to, &wants)?;
-        let sent_bytes = self.take(bytes, &blocks, &wants, from, tell)?;
+        let wants = self.compare(bytes, &blocks, stream, tell)?;
+        write_wants(stream, &wants)?;
+        let sent_bytes = self.take(bytes, &blocks, &wants, stream, tell)?;
         self.target.settle().map_err(|error| self.target.fail(&error))?;
-        self.verify(bytes, &blocks, to, tell)?;
-        Message::Done.write(to)?;
-        to.flush().map_err(ShipmentError::Connection)?;
+        self.verify(bytes, &blocks, stream, tell)?;
+        Message::Done.write(stream)?;
+        stream.flush().map_err(ShipmentError::Connection)?;
         Ok(Shipped {
             bytes,
             blocks: blocks.iter().flatten().count() as u64,
@@ -232,14 +223,14 @@ impl Receiver {
         &self,
         bytes: u64,
         blocks: &[Option<BlockDigest>],
-        to: &mut (dyn Write + Send),
+        stream: &mut dyn Stream,
         tell: Tell<'_>,
     ) -> Result<Vec<bool>, ShipmentError> {
         let count = blocks.len() as u64;
         let mut word = |done| {
             tell(Progress { phase: Phase::Comparing, done, of: count, sent_bytes: 0 });
-            Message::At(done).write(to)?;
-            to.flush().map_err(ShipmentError::Connection)
+            Message::At(done).write(stream)?;
+            stream.flush().map_err(ShipmentError::Connection)
         };
         let same = |number: u64, block: &[u8]| {
             let want = &blocks[number as usize];
@@ -291,7 +282,7 @@ impl Receiver {
         bytes: u64,
         blocks: &[Option<BlockDigest>],
         wants: &[bool],
-        from: &mut dyn Read,
+        stream: &mut dyn Stream,
         tell: Tell<'_>,
     ) -> Result<u64, ShipmentError> {
         let of = wants.iter().filter(|wanted| **wanted).count() as u64;
@@ -316,7 +307,7 @@ impl Receiver {
             }
             let mut done = 0;
             loop {
-                let message = Message::read(from)?;
+                let message = Message::read(stream)?;
                 match &message {
                     Message::Plain(number, block) | Message::Packed(number, block) => {
                         let at = usize::try_from(*number).unwrap_or(usize::MAX);
@@ -372,14 +363,14 @@ impl Receiver {
         &self,
         bytes: u64,
         blocks: &[Option<BlockDigest>],
-        to: &mut (dyn Write + Send),
+        stream: &mut dyn Stream,
         tell: Tell<'_>,
     ) -> Result<(), ShipmentError> {
         let count = blocks.len() as u64;
         let mut word = |done| {
             tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes: 0 });
-            Message::At(done).write(to)?;
-            to.flush().map_err(ShipmentError::Connection)
+            Message::At(done).write(stream)?;
+            stream.flush().map_err(ShipmentError::Connection)
         };
         let same = |number: u64, block: &[u8]| block_digest(block) == blocks[number as usize];
         let good = Self::look(&self.target.file, bytes, count, &same, &mut word)?;

@@ -1,13 +1,14 @@
 //! The end that has the image.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
+use super::Stream;
 use super::wire::{Message, read_wants, refuse, write_blocks};
 use super::{
     BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, blocks_of, hex, length_of, whole,
@@ -112,6 +113,7 @@ pub struct Sender<'s> {
     source: &'s Source,
     manifest: Vec<Option<BlockDigest>>,
     began: Instant,
+    stop: Arc<AtomicBool>,
 }
 
 impl<'s> Sender<'s> {
@@ -121,46 +123,52 @@ impl<'s> Sender<'s> {
     /// The image cannot be read.
     pub fn new(source: &'s Source, tell: Tell<'_>) -> Result<Self, ShipmentError> {
         let began = Instant::now();
-        Ok(Self { source, manifest: source.manifest(tell)?, began })
+        Ok(Self { source, manifest: source.manifest(tell)?, began, stop: Arc::default() })
     }
 
-    /// Ships it over one connection: `from` and `to` are its two directions.
+    /// Set to true, it ends what is under way.
+    #[must_use]
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    /// Ships it over one connection.
     ///
     /// # Errors
     /// See [`ShipmentError`]; if the connection is what failed, another attempt goes on where this one stopped.
-    pub fn run(&self, from: &mut dyn Read, to: &mut dyn Write, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
-        match self.attempt(from, to, tell) {
+    pub fn run(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
+        match self.attempt(stream, tell) {
             // When it hangs up in the middle of what we write, it may have said why.
-            Err(ShipmentError::Connection(error)) => match Message::read(from) {
+            Err(ShipmentError::Connection(error)) => match Message::read(stream) {
                 Ok(Message::Refuse(reason)) => Err(ShipmentError::Refused(reason)),
                 _ => Err(ShipmentError::Connection(error)),
             },
             Err(error) => {
-                refuse(to, &error);
+                refuse(stream, &error);
                 Err(error)
             }
             done => done,
         }
     }
 
-    fn attempt(&self, from: &mut dyn Read, to: &mut dyn Write, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
+    fn attempt(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
         let (bytes, blocks) = (self.source.bytes, &self.manifest);
         let count = blocks.len() as u64;
         let digest = whole(bytes, blocks);
-        Message::Hello { bytes, digest }.write(to)?;
-        write_blocks(to, blocks)?;
-        let wants = read_wants(from, blocks.len(), &mut |done| {
+        Message::Hello { bytes, digest }.write(stream)?;
+        write_blocks(stream, blocks)?;
+        let wants = read_wants(stream, blocks.len(), &mut |done| {
             tell(Progress { phase: Phase::Comparing, done, of: count, sent_bytes: 0 });
         })?;
         let wanted: Vec<u64> = (0..count).zip(&wants).filter(|(_, wanted)| **wanted).map(|(at, _)| at).collect();
         if wanted.iter().any(|at| blocks[*at as usize].is_none()) {
             return Err(ShipmentError::Protocol("it wants a block that holds nothing"));
         }
-        let sent_bytes = self.blocks(&wanted, to, tell)?;
-        Message::End.write(to)?;
-        to.flush().map_err(ShipmentError::Connection)?;
+        let sent_bytes = self.blocks(&wanted, stream, tell)?;
+        Message::End.write(stream)?;
+        stream.flush().map_err(ShipmentError::Connection)?;
         loop {
-            match Message::read(from)? {
+            match Message::read(stream)? {
                 Message::At(done) => tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes }),
                 Message::Done => break,
                 Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
@@ -178,7 +186,7 @@ impl<'s> Sender<'s> {
     }
 
     /// Sends the blocks `wanted`: read and compressed on all processors, sent in their order.
-    fn blocks(&self, wanted: &[u64], to: &mut dyn Write, tell: Tell<'_>) -> Result<u64, ShipmentError> {
+    fn blocks(&self, wanted: &[u64], stream: &mut dyn Stream, tell: Tell<'_>) -> Result<u64, ShipmentError> {
         let next = AtomicUsize::new(0);
         let threads = processors();
         std::thread::scope(|scope| {
@@ -207,7 +215,10 @@ impl<'s> Sender<'s> {
                 if let Message::Plain(_, bytes) | Message::Packed(_, bytes) = &message {
                     sent_bytes += bytes.len() as u64;
                 }
-                message.write(to)?;
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(ShipmentError::Source("it was stopped".into()));
+                }
+                message.write(stream)?;
                 let done = at as u64 + 1;
                 tell(Progress { phase: Phase::Sending, done, of: wanted.len() as u64, sent_bytes });
             }

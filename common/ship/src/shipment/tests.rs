@@ -15,6 +15,12 @@ struct Faulty {
     flip: Option<u64>,
 }
 
+impl Read for Faulty {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(bytes)
+    }
+}
+
 impl Write for Faulty {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.left == 0 {
@@ -90,12 +96,12 @@ impl Bench {
         let sender = Sender::new(&source, &|_| {}).unwrap();
         std::thread::scope(|scope| {
             let taking = scope.spawn(move || {
-                let result = receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {});
+                let result = receiver.run(&mut there.try_clone().unwrap(), &|_| {});
                 let _ = there.shutdown(std::net::Shutdown::Both);
                 result
             });
             let mut to = Faulty { inner: here.try_clone().unwrap(), left, flip };
-            let sent = sender.run(&mut here.try_clone().unwrap(), &mut to, &|_| {});
+            let sent = sender.run(&mut to, &|_| {});
             let _ = here.shutdown(std::net::Shutdown::Both);
             (sent, taking.join().unwrap())
         })
@@ -182,9 +188,8 @@ fn a_source_that_changes_while_it_is_sent_is_found() {
     let (here, there) = UnixStream::pair().unwrap();
     let receiver = Receiver::new(Target::open(&target).unwrap(), &[]).unwrap();
     let (sent, taken) = std::thread::scope(|scope| {
-        let taking = scope
-            .spawn(move || receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {}));
-        let sent = sender.run(&mut here.try_clone().unwrap(), &mut here.try_clone().unwrap(), &|_| {});
+        let taking = scope.spawn(move || receiver.run(&mut there.try_clone().unwrap(), &|_| {}));
+        let sent = sender.run(&mut here.try_clone().unwrap(), &|_| {});
         (sent, taking.join().unwrap())
     });
     assert!(matches!(&sent, Err(ShipmentError::Source(why)) if why.contains("changed")), "{sent:?}");
@@ -208,11 +213,9 @@ fn a_target_that_loses_what_was_written_is_found() {
         }
     };
     let (sent, taken) = std::thread::scope(|scope| {
-        let taking = scope
-            .spawn(move || receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {}));
+        let taking = scope.spawn(move || receiver.run(&mut there.try_clone().unwrap(), &|_| {}));
         // The sender's word of the comparison comes when the receiver has looked at everything.
-        let sent =
-            sender.run(&mut here.try_clone().unwrap(), &mut Spoiling(here.try_clone().unwrap(), &spoil), &|_| {});
+        let sent = sender.run(&mut Spoiling(here.try_clone().unwrap(), &spoil), &|_| {});
         (sent, taking.join().unwrap())
     });
     assert!(matches!(taken, Err(ShipmentError::Damaged { block: 10 })), "{taken:?}");
@@ -221,6 +224,12 @@ fn a_target_that_loses_what_was_written_is_found() {
 
 /// Calls a function before the last message goes out.
 struct Spoiling<'s>(UnixStream, &'s (dyn Fn(Progress) + Sync));
+
+impl Read for Spoiling<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.read(bytes)
+    }
+}
 
 impl Write for Spoiling<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -243,7 +252,7 @@ fn whoever_does_not_keep_to_the_protocol_is_sent_away() {
         here.write_all(garbage).unwrap();
         here.shutdown(std::net::Shutdown::Write).unwrap();
         let receiver = Receiver::new(Target::open(&bench.path("t")).unwrap(), &[]).unwrap();
-        let result = receiver.run(&mut there.try_clone().unwrap(), &mut there.try_clone().unwrap(), &|_| {});
+        let result = receiver.run(&mut there.try_clone().unwrap(), &|_| {});
         assert!(matches!(result, Err(ShipmentError::Protocol(_) | ShipmentError::Connection(_))), "{result:?}");
         drop(there);
         // What is read then does not matter, but that it ends.

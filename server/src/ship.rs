@@ -1,0 +1,150 @@
+//! The image sender: connects to a receiver, makes sure that it is the host that it should be, and ships until it is done.
+//!
+//! The receiver is TLS's client although we connect, because it is the one whose certificate has a host's name and ours the one that has
+//! the frontend's. A connection that breaks is made again; the shipment goes on with what the receiver lacks then.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rocks_common::ids::HostName;
+use rocks_ship::shipment::{Sender, ShipmentError, Shipped, Source, Tell};
+use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+
+use crate::ca::{Authority, CaError};
+
+/// How long to wait before a connection is made again; twice as long each time, up to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long a receiver may be out of reach before we give up.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How an image travels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// UDT: fills long and lossy paths.
+    #[default]
+    Udt,
+    /// TCP: where UDP does not pass.
+    Tcp,
+}
+
+/// Why an image was not shipped.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    /// The shipment's.
+    #[error(transparent)]
+    Shipment(#[from] ShipmentError),
+    /// Nobody to ship to.
+    #[error("the receiver cannot be reached: {0}")]
+    Unreachable(String),
+    /// It is another host.
+    #[error("the receiver is `{found}`, not `{wanted}`")]
+    Stranger {
+        /// Who it says that it is, and proves.
+        found: String,
+        /// Who it should be.
+        wanted: HostName,
+    },
+    /// Our certificate.
+    #[error(transparent)]
+    Authority(#[from] CaError),
+    /// TLS itself.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+/// What to ship, and whereto.
+pub struct Order<'o> {
+    /// The image.
+    pub image: &'o Path,
+    /// The host that is to receive it.
+    pub host: &'o HostName,
+    /// Where it listens.
+    pub to: SocketAddr,
+    /// How.
+    pub way: Way,
+    /// The most bytes a second, headers included.
+    pub rate: Option<u64>,
+}
+
+/// Ships an image. Blocks; `stop` ends it.
+///
+/// # Errors
+/// See [`ShipError`]. What arrived stays at the receiver, and the same again goes on from there.
+pub fn ship(
+    order: &Order<'_>,
+    authority: &Authority,
+    names: &[String],
+    stop: &Arc<AtomicBool>,
+    tell: Tell<'_>,
+) -> Result<Shipped, ShipError> {
+    let tls = tls(authority, names)?;
+    let source = Source::open(order.image)?;
+    let sender = Sender::new(&source, tell)?;
+    let options = Options { rate: order.rate, ..Options::default() };
+    let way: Box<dyn Transport> = match order.way {
+        Way::Udt => Box::new(Udt::new(options)),
+        Way::Tcp => Box::new(Tcp::new(options)),
+    };
+    let mut pause = PAUSES.0;
+    let mut last_heard = Instant::now();
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            sender.stop().store(true, Ordering::Relaxed);
+        }
+        let failed = match way.connect(order.to).map_err(|error| error.to_string()).and_then(|connection| {
+            transport::secure_server(connection, &tls).map_err(|error| format!("it was not let in: {error}"))
+        }) {
+            Ok(mut stream) => {
+                let chain = stream.peer_certificates().and_then(|chain| chain.first());
+                let found = chain.and_then(|der| crate::listen::host_of(der)).unwrap_or_default();
+                if found != order.host.as_str() {
+                    return Err(ShipError::Stranger { found, wanted: order.host.clone() });
+                }
+                last_heard = Instant::now();
+                pause = PAUSES.0;
+                let watch = |progress| {
+                    if stop.load(Ordering::Relaxed) {
+                        sender.stop().store(true, Ordering::Relaxed);
+                    }
+                    tell(progress);
+                };
+                match sender.run(&mut stream, &watch) {
+                    Ok(shipped) => {
+                        // It has been proved; how the connection ends does not matter.
+                        let _ = stream.finish();
+                        return Ok(shipped);
+                    }
+                    Err(error) if error.may_pass() => error.to_string(),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => error,
+        };
+        if last_heard.elapsed() >= PATIENCE || stop.load(Ordering::Relaxed) {
+            return Err(ShipError::Unreachable(failed));
+        }
+        tracing::warn!("shipping {} to {}: {failed}; trying again", order.image.display(), order.to);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+fn tls(authority: &Authority, names: &[String]) -> Result<Arc<rustls::ServerConfig>, ShipError> {
+    let fail = |error: &dyn std::fmt::Display| ShipError::Tls(error.to_string());
+    let made = authority.server(names, Timestamp::now())?;
+    let certificate = CertificateDer::from_pem_slice(made.certificate.as_bytes()).map_err(|e| fail(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).map_err(|e| fail(&e))?;
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(authority.certificate().as_bytes()).map_err(|e| fail(&e))?;
+    roots.add(ca).map_err(|e| fail(&e))?;
+    transport::server_config(roots, vec![certificate], key).map_err(|e| fail(&e))
+}
