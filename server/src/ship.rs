@@ -22,6 +22,8 @@ use crate::ca::{Authority, CaError};
 
 /// How long to wait before a connection is made again; twice as long each time, up to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long a receiver may be silent before the connection is made anew: that costs little, because the shipment goes on.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How long a receiver may be out of reach before we give up.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -89,7 +91,7 @@ pub fn ship(
     let tls = tls(authority, names)?;
     let source = Source::open(order.image)?;
     let sender = Sender::new(&source, tell)?;
-    let options = Options { rate: order.rate, ..Options::default() };
+    let options = Options { rate: order.rate, patience: SILENCE, ..Options::default() };
     let way: Box<dyn Transport> = match order.way {
         Way::Udt => Box::new(Udt::new(options)),
         Way::Tcp => Box::new(Tcp::new(options)),

@@ -16,6 +16,9 @@ use crate::config::Config;
 use crate::output::{self, Output};
 use crate::tls;
 
+/// How long the frontend may be silent before we wait for it to connect anew: the shipment goes on then.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// How a shipment comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Way {
@@ -59,7 +62,7 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
             let name = name.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let name = ServerName::try_from(name)?;
             let receiver = Receiver::new(Target::open(&args.target)?, &args.bases)?;
-            let options = Options::default();
+            let options = Options { patience: SILENCE, ..Options::default() };
             let transport: Box<dyn Transport> = match args.transport {
                 Way::Udt => Box::new(Udt::new(options)),
                 Way::Tcp => Box::new(Tcp::new(options)),

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rocks_ship::transport::{self, Connection, Options, Stats, Tcp, Transport, Udt};
-use rocks_tests::process::{cmd, wait_for};
+use rocks_tests::process::wait_for;
 use rocks_tests::wan::{End, Shape, Wan, Way};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde::{Deserialize, Serialize};
