@@ -56,6 +56,10 @@ pub fn server_config(
 /// An encrypted stream. Write [`SecureStream::finish`] at the end: a stream that just stops is an error to the reader.
 pub struct SecureStream {
     role: Role,
+    /// The handshake is over as far as we can see.
+    through: bool,
+    /// The server has looked at us.
+    admitted: bool,
     inner: BufWriter<Box<dyn Connection>>,
 }
 
@@ -65,7 +69,9 @@ impl std::fmt::Debug for SecureStream {
     }
 }
 
-/// Makes a connection secure from the side that connected; returns when both ends have proved who they are.
+/// Makes a connection secure from the side that connected; returns when the server has proved who it is. That the server has
+/// let us in shows with the first byte read or with [`SecureStream::finish`], whichever comes first: waiting for it here would
+/// cost a round trip.
 pub fn secure_client(
     conn: Box<dyn Connection>,
     config: &Arc<ClientConfig>,
@@ -95,7 +101,12 @@ impl SecureStream {
     fn start(conn: Box<dyn Connection>, mut role: Role) -> io::Result<Self> {
         // rustls would hold back more than this before it lets us write to the transport.
         tls!(role, t => t.set_buffer_limit(Some(WRITE_BUFFER)));
-        let mut this = Self { role, inner: BufWriter::with_capacity(WRITE_BUFFER, conn) };
+        let mut this = Self {
+            through: false,
+            admitted: matches!(role, Role::Server(_)),
+            role,
+            inner: BufWriter::with_capacity(WRITE_BUFFER, conn),
+        };
         while tls!(this.role, t => t.is_handshaking()) {
             this.send_tls()?;
             this.inner.flush()?;
@@ -105,17 +116,17 @@ impl SecureStream {
         }
         this.send_tls()?;
         this.inner.flush()?;
-        if matches!(this.role, Role::Client(_)) {
-            this.await_admission()?;
-        }
+        this.through = true;
         Ok(this)
     }
 
     /// In TLS 1.3 a client is through before the server has looked at its certificate. The server's tickets come right after
     /// that look, so having read anything at all means to have been let in.
     fn await_admission(&mut self) -> io::Result<()> {
-        if self.receive_tls()? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        while !self.admitted {
+            if self.receive_tls()? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
         Ok(())
     }
@@ -134,6 +145,7 @@ impl SecureStream {
             let _ = self.send_tls().and_then(|()| self.inner.flush());
             return Err(io::Error::new(io::ErrorKind::InvalidData, e));
         }
+        self.admitted |= n > 0 && !tls!(self.role, t => t.is_handshaking()) && self.through;
         Ok(n)
     }
 
@@ -142,6 +154,7 @@ impl SecureStream {
         tls!(self.role, t => t.send_close_notify());
         self.send_tls()?;
         self.inner.flush()?;
+        self.await_admission()?;
         self.inner.get_mut().finish()
     }
 

@@ -20,8 +20,10 @@ const STARTUP_GAIN: f64 = 2.77;
 const UP_GAIN: f64 = 1.25;
 /// How much below it drains what that left in the queue.
 const DOWN_GAIN: f64 = 0.75;
-/// Packets under way before anything is known.
-const INITIAL_PACKETS: f64 = 64.0;
+/// Bytes a second to begin with, before anything is known: one round trip of it is risked.
+const FIRST_RATE: f64 = 4e6;
+/// Packets that may be under way on any path.
+const LEAST_PACKETS: f64 = 32.0;
 /// A round that loses more than this says that the rate is not there any more.
 const TOO_LOSSY: f64 = 0.12;
 /// Losses up to this are made up for by sending that much more.
@@ -80,9 +82,13 @@ pub struct Control {
     best: f64,
     min_rtt: Option<Nanos>,
     min_rtt_at: Nanos,
-    srtt: Nanos,
+    /// The last round trips.
+    recent: [Nanos; 4],
+    /// The shortest of this round: a machine that is late only ever adds.
+    round_rtt: Nanos,
     /// The longest queue seen of late: what there is to drain.
     queue_seen: Nanos,
+    /// What stood in it all through the last round.
     queue: Nanos,
     full_rate: f64,
     full_rounds: u32,
@@ -109,7 +115,8 @@ impl Control {
             best: 0.0,
             min_rtt: None,
             min_rtt_at: now,
-            srtt: 0,
+            recent: [0; 4],
+            round_rtt: Nanos::MAX,
             queue_seen: 0,
             queue: 0,
             full_rate: 0.0,
@@ -161,10 +168,10 @@ impl Control {
 
     /// Bytes a second to send at.
     pub fn pacing(&self) -> f64 {
-        let first = INITIAL_PACKETS * self.packet * STARTUP_GAIN * SECOND as f64 / self.rtt() as f64;
         let rate = match self.phase {
-            // The first arrivals come singly and say little.
-            Phase::Startup => first.max(self.rate() * STARTUP_GAIN),
+            // The first arrivals come singly and say little: the second round tells of the first.
+            Phase::Startup if self.round < 2 => FIRST_RATE.max(self.rate() * STARTUP_GAIN),
+            Phase::Startup => self.rate() * STARTUP_GAIN,
             _ => self.rate() * self.gain(),
         };
         rate.min(self.cap.unwrap_or(f64::INFINITY)).max(4.0 * self.packet)
@@ -193,12 +200,17 @@ impl Control {
             return (4.0 * self.packet) as u64;
         }
         let margin = self.pacing() * 0.015 + 16.0 * self.packet;
+        let first = if self.phase == Phase::Startup && self.round < 2 {
+            FIRST_RATE * self.rtt() as f64 / SECOND as f64
+        } else {
+            0.0
+        };
         let gain = match self.phase {
             Phase::Startup => STARTUP_GAIN,
             Phase::ProbeRtt => 0.75,
             _ => 2.0,
         };
-        ((gain * self.bdp() + margin).max(INITIAL_PACKETS * self.packet)) as u64
+        ((gain * self.bdp()).max(first) + margin).max(LEAST_PACKETS * self.packet) as u64
     }
 
     /// Nothing has been heard for long: until something is, only feel for the path.
@@ -240,7 +252,6 @@ impl Control {
     }
 
     fn on_rtt(&mut self, now: Nanos, rtt: Nanos) {
-        self.srtt = if self.srtt == 0 { rtt } else { (self.srtt * 7 + rtt) / 8 };
         let min = self.min_rtt.unwrap_or(Nanos::MAX);
         // Nearly as short is as good as a proof that it still holds.
         if rtt <= min || (rtt <= min + min / 32 + 200_000) {
@@ -249,9 +260,10 @@ impl Control {
         if rtt < min {
             self.min_rtt = Some(rtt);
         }
-        let queue = rtt.saturating_sub(self.rtt());
-        self.queue = (self.queue * 7 + queue) / 8;
-        self.queue_seen = self.queue_seen.max(queue);
+        self.round_rtt = self.round_rtt.min(rtt);
+        self.recent.rotate_right(1);
+        self.recent[0] = rtt;
+        self.queue_seen = self.queue_seen.max(rtt.saturating_sub(self.rtt()));
     }
 
     fn learn(&mut self, now: Nanos, rate: f64) {
@@ -273,9 +285,16 @@ impl Control {
         let enough = total as f64 > 20.0 * self.packet;
         (self.round_delivered, self.round_lost) = (0, 0);
         let best = std::mem::take(&mut self.best);
+        let shortest = std::mem::replace(&mut self.round_rtt, Nanos::MAX);
+        if shortest != Nanos::MAX {
+            self.queue = shortest.saturating_sub(self.rtt());
+        }
         self.queue_seen -= self.queue_seen / 16;
         match self.phase {
             Phase::Startup => {
+                if enough && lossy > TOO_LOSSY && self.rate() < self.full_rate * 1.25 {
+                    return self.enter(Phase::Drain, s.now);
+                }
                 if s.starved {
                     return;
                 }
@@ -285,9 +304,7 @@ impl Control {
                 } else {
                     self.full_rounds += 1;
                 }
-                // A queue that stands while the rate still seems to grow is the end of the growth, one round early.
-                let standing = self.queue > self.rtt() / 6 + 4 * MS;
-                if self.full_rounds >= 3 || standing || (self.full_rounds >= 1 && enough && lossy > TOO_LOSSY) {
+                if self.full_rounds >= 3 {
                     self.enter(Phase::Drain, s.now);
                 }
             }
@@ -305,7 +322,13 @@ impl Control {
     fn step(&mut self, s: &Sample) {
         let rtt = self.rtt();
         match self.phase {
-            Phase::Startup => {}
+            Phase::Startup => {
+                // A queue that stands is the end of the growth, a round before the rate shows it. One late answer is no queue.
+                let queue = self.recent.iter().min().map_or(0, |r| r.saturating_sub(rtt));
+                if queue > rtt / 6 + 4 * MS {
+                    self.enter(Phase::Drain, s.now);
+                }
+            }
             Phase::Drain => {
                 if s.inflight as f64 <= self.bdp() || s.now > self.since + rtt + rtt / 2 {
                     self.enter(Phase::Cruise, s.now);

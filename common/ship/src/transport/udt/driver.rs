@@ -16,10 +16,20 @@ use crate::transport::{Connection, Error, Options, Stats};
 
 /// How often the receiving thread looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
+/// The longest that arriving packets wait in the kernel to be taken together.
+const NAP: Duration = Duration::from_micros(1000);
 /// Refused again and again for this long, with nothing heard: the peer's process is gone.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// The farewell is sent this often; each may be lost.
 const FAREWELLS: u32 = 3;
+
+/// Bytes copied at a time while the state is locked: whoever is interrupted in there holds up the other threads.
+const COPY: usize = 64 << 10;
+
+/// Sent late is sent in bursts, and read late is answered late: ask to be run first, and live with a no.
+fn hurry() {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), -10);
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -54,8 +64,7 @@ impl Shared {
     fn send_loop(&self) {
         // Without it the kernel may round each sleep up by 50 microseconds.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
-        // Sent late is sent in bursts: ask to be run first, and live with a no.
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), -10);
+        hurry();
         let mut out = Vec::with_capacity(1 << 16);
         let mut core = self.lock();
         while !self.stop.load(Ordering::Acquire) {
@@ -72,8 +81,8 @@ impl Shared {
                 core = self.lock();
                 continue;
             }
-            let wake = core.wake(now);
-            let rest = Duration::from_nanos(wake.saturating_sub(self.now())).min(Duration::from_millis(250));
+            core.planned = core.wake(now);
+            let rest = Duration::from_nanos(core.planned.saturating_sub(self.now())).min(Duration::from_millis(250));
             if !rest.is_zero() {
                 core = self.sender.wait_timeout(core, rest).unwrap_or_else(PoisonError::into_inner).0;
             }
@@ -94,10 +103,12 @@ impl Shared {
     }
 
     fn receive_loop(&self) {
+        hurry();
         let mut buffers = Buffers::new();
         let mut refused: Option<Instant> = None;
         let mut batch: Vec<u8> = Vec::with_capacity(1 << 20);
         let mut ends: Vec<usize> = Vec::new();
+        let mut last = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             batch.clear();
             ends.clear();
@@ -108,7 +119,10 @@ impl Shared {
                 }
             });
             match got {
-                Ok(0) => continue,
+                Ok(0) => {
+                    last = Instant::now();
+                    continue;
+                }
                 Ok(_) => refused = None,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                     // Anybody can forge that, so it is believed only when it goes on and nothing else is heard.
@@ -132,12 +146,23 @@ impl Shared {
                 core.on_datagram(now, &batch[from..*end]);
                 from = *end;
             }
-            let wake = core.wake(now) <= now || core.is_closed();
+            // The sender sleeps until what it last knew to be next: wake it only for something earlier.
+            let wake = core.wake(now) < core.planned || core.is_closed();
+            let rtt = core.figures().min_rtt;
+            let user = core.readable() || core.writable() || !core.is_open() || core.is_finishing() || core.at_end();
             drop(core);
-            self.user.notify_all();
+            if user {
+                self.user.notify_all();
+            }
             if wake {
                 self.sender.notify_one();
             }
+            // One wake for many packets, when they come in a stream and a fraction of the round trip does not matter.
+            let nap = Duration::from_nanos(rtt / 64).min(NAP);
+            if ends.len() < 16 && last.elapsed() < 4 * nap {
+                thread::sleep(nap);
+            }
+            last = Instant::now();
         }
         self.sender.notify_one();
         self.user.notify_all();
@@ -227,13 +252,15 @@ impl Read for UdtConnection {
         if buf.is_empty() {
             return Ok(0);
         }
+        let most = buf.len().min(COPY);
+        let buf = &mut buf[..most];
         let shared = &self.shared;
         let mut core = shared.lock();
         loop {
             if core.readable() {
                 let now = shared.now();
                 let n = core.read(now, buf);
-                let wake = core.wake(now) <= now;
+                let wake = core.wake(now) < core.planned;
                 drop(core);
                 if wake {
                     shared.sender.notify_one();
@@ -256,13 +283,14 @@ impl Write for UdtConnection {
         if buf.is_empty() {
             return Ok(0);
         }
+        let buf = &buf[..buf.len().min(COPY)];
         let shared = &self.shared;
         let mut core = shared.lock();
         loop {
             let n = core.write(buf);
             if n > 0 {
                 let now = shared.now();
-                let wake = core.wake(now) <= now;
+                let wake = core.wake(now) < core.planned;
                 drop(core);
                 if wake {
                     shared.sender.notify_one();

@@ -20,6 +20,8 @@ const MS: Nanos = 1_000_000;
 const BEAT: Nanos = 10 * MS;
 /// Ranges of losses in one packet: fits the smallest packet that we send.
 const RANGES: usize = 64;
+/// A sender that was not run for a while catches up on so much; more would only overflow the path's queue.
+const CATCH_UP: Nanos = 8 * MS;
 /// Packets that one call may hand out: what the kernel takes as one.
 const TRAIN: usize = 60;
 /// Bytes that one call may hand out.
@@ -103,6 +105,8 @@ enum State {
 /// The connection.
 #[derive(Debug)]
 pub struct Core {
+    /// When the driver means to come back; for the driver alone.
+    pub planned: Nanos,
     settings: Settings,
     state: State,
     began: Nanos,
@@ -183,6 +187,7 @@ impl Core {
         let payload = mss - IP_UDP - HEADER;
         let packets = (settings.buffer / payload).max(32);
         Self {
+            planned: now,
             send: Sender::new(payload, packets, u64::from(hello.window)),
             recv: Receiver::new(packets as u64),
             control: Control::new(now, mss, settings.rate),
@@ -593,13 +598,14 @@ impl Core {
         }
         let (rate, window) = (self.control.pacing(), self.control.window());
         // What was slept through is caught up on, but not without end: a burst would overflow a short queue.
-        let behind = (now - self.pace).min(3 * MS);
+        let behind = (now - self.pace).min(CATCH_UP);
         let quantum = rate * (MS as f64 + behind as f64) / 1e9;
         let mut sent = 0usize;
         let mut segment = 0;
         for _ in 0..TRAIN {
             let Some((seq, bytes)) = self.send.peek(window) else {
-                if self.send.all_sent() {
+                // A full buffer is a limit of ours, not a lack of data.
+                if self.send.all_sent() && self.send.has_room() {
                     self.send.note_starved();
                 }
                 break;
@@ -624,20 +630,21 @@ impl Core {
             return None;
         }
         self.said = now;
-        let from = self.pace.max(now.saturating_sub(3 * MS));
+        let from = self.pace.max(now.saturating_sub(CATCH_UP));
         self.pace = from + (sent as f64 * 1e9 / rate) as Nanos;
         Some(segment)
     }
 
     /// When [`Self::on_time`] or [`Self::transmit`] has something to do next.
     pub fn wake(&self, now: Nanos) -> Nanos {
-        match self.state {
-            State::Closed(_) => return Nanos::MAX,
-            State::Connecting => return self.hello_due,
-            State::Open => {}
+        if matches!(self.state, State::Closed(_)) {
+            return Nanos::MAX;
         }
         if !self.words.is_empty() {
             return now;
+        }
+        if self.state == State::Connecting {
+            return self.hello_due;
         }
         let mut at = (self.heard + self.settings.patience).min(self.said + 1000 * MS) + 1;
         for due in [self.ack_due, self.nak_due, self.send.probe_due()].into_iter().flatten() {

@@ -203,6 +203,7 @@ fn paths_are_filled() {
         ("a hundredth lost", 200.0, 90, 50, 0.01, 0.86),
         ("near", 500.0, 20, 50, 0.0001, 0.93),
         ("a short queue", 100.0, 90, 5, 0.0, 0.85),
+        ("fast and far", 500.0, 90, 50, 0.0, 0.9),
     ] {
         let mut w = World::new(|| Path::new(mbit, delay, queue, 0.0));
         w.there.loss = loss;
