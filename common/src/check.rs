@@ -3,7 +3,7 @@
 //! Three looks: at the graph as a whole, at every node file by itself, and at the profile of every root. What one look cannot
 //! see another does. Nothing that has an error here is served.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use petgraph::graph::NodeIndex;
 
@@ -68,7 +68,9 @@ pub fn check(rolls: &RollSet, attributes: &Attributes, roots: &[String]) -> Diag
     for (_, file) in rolls.node_files() {
         checker.file(file, &known);
     }
-    for root in roots_of(&rolls.graph, roots) {
+    let roots = roots_of(&rolls.graph, roots);
+    checker.unreachable(&roots);
+    for root in roots {
         checker.profile(attributes, &root);
     }
     checker.found
@@ -111,6 +113,7 @@ impl Checker<'_> {
     fn graph(&mut self) {
         let graph = &self.rolls.graph;
         let mut pairs = HashSet::new();
+        let mut first_conditions: HashMap<NodeIndex, (Option<String>, Place)> = HashMap::new();
         for edge in graph.edges() {
             let (from, to) = (graph.name(edge.from), graph.name(edge.to));
             if edge.from == edge.to {
@@ -128,12 +131,28 @@ impl Checker<'_> {
             let condition = match &edge.whole {
                 Ok(condition) => condition.as_ref(),
                 Err(error) => {
-                    self.bad_condition(&edge.place, error);
+                    self.bad_condition(edge.cond_place.as_ref().unwrap_or(&edge.place), error);
                     None
                 }
             };
             if let Some(condition) = condition {
-                self.condition(condition, &edge.place);
+                self.condition(condition, edge.cond_place.as_ref().unwrap_or(&edge.place));
+            }
+            let own = edge.own.as_ref().ok().and_then(Option::as_ref).map(ToString::to_string);
+            match first_conditions.entry(edge.to) {
+                std::collections::hash_map::Entry::Vacant(slot) => {
+                    slot.insert((own, edge.place.clone()));
+                }
+                std::collections::hash_map::Entry::Occupied(slot) if slot.get().0 != own => {
+                    let message =
+                        format!("another edge leads to `{to}` under another condition; here each counts by itself");
+                    let (_, first) = slot.get().clone();
+                    self.push(Diagnostic::note("first-edge-wins", message).at(edge.place.clone()).related(
+                        first,
+                        "the original asks only this one's condition, whichever way the node is reached",
+                    ));
+                }
+                std::collections::hash_map::Entry::Occupied(_) => {}
             }
             if edge.form == EdgeForm::Attribute && condition.is_some() && graph.leaving(edge.to).next().is_some() {
                 self.push(
@@ -165,6 +184,35 @@ impl Checker<'_> {
                 }
             }
             self.push(diagnostic);
+        }
+    }
+
+    /// Node files that no appliance comes to, whatever the conditions say.
+    fn unreachable(&mut self, roots: &[String]) {
+        let graph = &self.rolls.graph;
+        let mut reached: HashSet<NodeIndex> = HashSet::new();
+        let mut todo: Vec<NodeIndex> = roots.iter().filter_map(|root| graph.index(root)).collect();
+        while let Some(node) = todo.pop() {
+            if reached.insert(node) {
+                todo.extend(graph.leaving(node).map(|edge| edge.to));
+            }
+        }
+        let files: Vec<(&str, &NodeFile)> = self.rolls.node_files().collect();
+        for (stem, file) in files {
+            let name = stem.strip_prefix("extend-").or_else(|| stem.strip_prefix("replace-")).unwrap_or(stem);
+            if graph.index(name).is_some_and(|node| reached.contains(&node)) || roots.iter().any(|root| root == name) {
+                continue;
+            }
+            let message = match graph.index(name) {
+                None => format!("no graph file mentions node `{name}`"),
+                Some(_) => format!("no appliance comes to node `{name}`"),
+            };
+            let end = file.source.text().find('\n').unwrap_or(file.source.text().len());
+            self.push(
+                Diagnostic::warning("unreachable-node", message)
+                    .at(file.source.at(0..end))
+                    .hint(format!("add an edge to `{name}`, or remove the file")),
+            );
         }
     }
 
@@ -242,9 +290,11 @@ impl Checker<'_> {
                 Node::Element(child) => self.top(file, child, known),
                 Node::Text(text) => {
                     if text.literal().is_none_or(|text| !text.trim().is_empty()) {
+                        let source = &file.source.text()[text.span.clone()];
+                        let blanks = source.len() - source.trim_start().len();
                         self.push(
                             Diagnostic::warning("stray-text", "text outside of sections means nothing")
-                                .at(file.source.at(text.span.clone())),
+                                .at(file.source.at(text.span.start + blanks..text.span.end)),
                         );
                     }
                     self.entities(file, text, known);
@@ -287,7 +337,29 @@ impl Checker<'_> {
                 self.inside(file, child, known);
             }
         } else {
+            if &*element.name == "boot" {
+                self.boot(file, element);
+            }
             self.inside(file, element, known);
+        }
+    }
+
+    /// The original writes what runs at boot into a here-document without quotes.
+    fn boot(&mut self, file: &NodeFile, element: &Element) {
+        for child in &element.children {
+            let Node::Text(text) = child else { continue };
+            let source = &file.source.text()[text.span.clone()];
+            if let Some(at) = source.find(['$', '`']) {
+                let at = text.span.start + at;
+                self.push(
+                    Diagnostic::note(
+                        "boot-here-document",
+                        "the original lets the installer's shell replace this; here it is replaced when it runs",
+                    )
+                    .at(file.source.at(at..at + 1)),
+                );
+                return;
+            }
         }
     }
 
@@ -444,3 +516,7 @@ fn elements(element: &Element) -> impl Iterator<Item = &Element> {
         Node::Text(_) => None,
     })
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -57,6 +57,8 @@ pub struct Edge {
     pub roll: Box<str>,
     /// Where it stands.
     pub place: Place,
+    /// Where its condition stands, if it has one.
+    pub cond_place: Option<Place>,
 }
 
 /// "Head comes before tail".
@@ -117,6 +119,7 @@ impl Graph {
                     whole: edge.whole,
                     roll: file.roll.clone(),
                     place: edge.place,
+                    cond_place: edge.cond_place,
                 });
             }
             for order in file.orders {

@@ -23,6 +23,7 @@ pub(super) struct EdgeStatement {
     pub(super) own: Guard,
     pub(super) whole: Guard,
     pub(super) place: Place,
+    pub(super) cond_place: Option<Place>,
 }
 
 #[derive(Debug, Clone)]
@@ -32,6 +33,9 @@ pub(super) struct OrderStatement {
     pub(super) generator: Option<Box<str>>,
     pub(super) place: Place,
 }
+
+/// Elements of a graph file that stand where nothing else is looked for.
+const KNOWN: &[&str] = &["graph", "description", "changelog", "copyright"];
 
 /// Reads a graph file. Unknown elements mean nothing, as in the original; `check` reports them.
 #[must_use]
@@ -76,6 +80,14 @@ impl Reader<'_> {
             }
             "edge" => return self.edge(element),
             "order" => return self.order(element),
+            // The original reads on inside of what it does not know, and says nothing.
+            name if !self.dialect.is_original() && !KNOWN.contains(&name) => {
+                self.diagnostics.push(
+                    Diagnostic::error("unknown-element", format!("<{name}> means nothing in a graph file"))
+                        .at(self.source.at(element.span.clone()))
+                        .hint("there are <graph>, <edge> with <to> or <from>, and <order> with <head> or <tail>"),
+                );
+            }
             _ => {}
         }
         for child in elements(element) {
@@ -152,6 +164,12 @@ impl Reader<'_> {
         (guard(&own), guard(&whole))
     }
 
+    /// Where a condition stands: the value of the innermost `cond`.
+    fn cond_place(&self, outer: &Element, inner: Option<&Element>) -> Option<Place> {
+        let cond = inner.and_then(|inner| inner.attribute("cond")).or_else(|| outer.attribute("cond"))?;
+        Some(self.source.at(cond.value.span.clone()))
+    }
+
     fn edge(&mut self, element: &Element) {
         let place = self.source.at(element.span.clone());
         let outer = self.parts(element);
@@ -175,7 +193,8 @@ impl Reader<'_> {
             if let (Some(from), Some(to)) = (&from, &to) {
                 let (from, to) = (from.as_str().into(), to.as_str().into());
                 let place = self.source.at(child.span.clone());
-                self.file.edges.push(EdgeStatement { from, to, form: EdgeForm::Nested, own, whole, place });
+                let cond_place = self.cond_place(element, Some(child));
+                self.file.edges.push(EdgeStatement { from, to, form: EdgeForm::Nested, own, whole, place, cond_place });
             } else {
                 let missing = if is_to { "from" } else { "to" };
                 self.incomplete(element, "edge", missing);
@@ -188,7 +207,8 @@ impl Reader<'_> {
         {
             let (own, whole) = self.guards(&outer, None);
             let (from, to) = (from.as_str().into(), to.as_str().into());
-            self.file.edges.push(EdgeStatement { from, to, form: EdgeForm::Attribute, own, whole, place });
+            let cond_place = self.cond_place(element, None);
+            self.file.edges.push(EdgeStatement { from, to, form: EdgeForm::Attribute, own, whole, place, cond_place });
         } else if elements(element).next().is_none() {
             self.incomplete(element, "edge", if from.is_none() { "from" } else { "to" });
         }
