@@ -7,6 +7,8 @@
 //!
 //! It is as strict as expat, which the original uses: what is not well-formed is an error with its place.
 
+mod tree;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -16,6 +18,8 @@ use quick_xml::events::{BytesStart, Event};
 
 use crate::diag::{Diagnostic, Diagnostics, Place, Source};
 use crate::limits;
+
+pub use tree::{Attribute, Document, Element, Node, Part, Text, escape};
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,97 +35,6 @@ impl ParseOptions {
     pub const STRICT: Self = Self { drop_declaration_lines: false, open_root: false };
     /// The original's way with node files.
     pub const ROCKS_NODE: Self = Self { drop_declaration_lines: true, open_root: true };
-}
-
-/// A file that was read.
-#[derive(Debug, Clone)]
-pub struct Document {
-    /// What it was read from.
-    pub source: Source,
-    /// The root element, if there is one.
-    pub root: Option<Element>,
-}
-
-/// An element.
-#[derive(Debug, Clone)]
-pub struct Element {
-    /// Its name as written.
-    pub name: Box<str>,
-    /// Its attributes, in order.
-    pub attributes: Vec<Attribute>,
-    /// What is in it, in order.
-    pub children: Vec<Node>,
-    /// The bytes of its start tag in the source.
-    pub span: Range<usize>,
-}
-
-impl Element {
-    /// The attribute called `name`.
-    #[must_use]
-    pub fn attribute(&self, name: &str) -> Option<&Attribute> {
-        self.attributes.iter().find(|a| &*a.name == name)
-    }
-}
-
-/// Something in an element.
-#[derive(Debug, Clone)]
-pub enum Node {
-    /// An element.
-    Element(Element),
-    /// Text and references, adjacent pieces joined.
-    Text(Text),
-}
-
-/// An attribute of an element.
-#[derive(Debug, Clone)]
-pub struct Attribute {
-    /// Its name as written.
-    pub name: Box<str>,
-    /// Its value, white space normalised to blanks as XML wants it.
-    pub value: Text,
-}
-
-/// Text with references in it.
-#[derive(Debug, Clone)]
-pub struct Text {
-    /// Its pieces, in order; adjacent literals are joined.
-    pub parts: Vec<Part>,
-    /// Its bytes in the source.
-    pub span: Range<usize>,
-}
-
-/// A piece of text.
-#[derive(Debug, Clone)]
-pub enum Part {
-    /// Literal text; predefined and character references are resolved.
-    Literal(Box<str>),
-    /// A reference to a general entity: an attribute of the host.
-    Entity {
-        /// Its name.
-        name: Box<str>,
-        /// Its bytes in the source.
-        span: Range<usize>,
-    },
-}
-
-impl Text {
-    /// The text, if there are no references in it.
-    #[must_use]
-    pub fn literal(&self) -> Option<&str> {
-        match &self.parts[..] {
-            [] => Some(""),
-            [Part::Literal(text)] => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The entities that it refers to.
-    pub fn entities(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Entity { name, span } => Some((&**name, span.clone())),
-            Part::Literal(_) => None,
-        })
-    }
 }
 
 /// Reads `source`. What could be read comes back even when there are errors.

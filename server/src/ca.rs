@@ -13,6 +13,9 @@ use rcgen::{
 };
 use rocks_common::ids::HostName;
 use rocks_common::seal::Sealer;
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Why the authority cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +162,24 @@ impl Authority {
         (params.not_before, params.not_after) = validity(now, SERVER_DAYS * 24 * 3600);
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(ServerCertificate { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// What TLS needs to speak for the frontend: a new certificate with its key, and our own authority to judge others by.
+    ///
+    /// # Errors
+    /// As of [`Authority::server`].
+    pub fn tls_parts(
+        &self,
+        names: &[String],
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>, RootCertStore), CaError> {
+        let refuse = |error: &dyn std::fmt::Display| CaError::Request(error.to_string());
+        let made = self.server(names, Timestamp::now())?;
+        let certificate = CertificateDer::from_pem_slice(made.certificate.as_bytes()).map_err(|e| refuse(&e))?;
+        let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).map_err(|e| refuse(&e))?;
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(self.certificate.as_bytes()).map_err(|e| refuse(&e))?;
+        roots.add(ca).map_err(|e| refuse(&e))?;
+        Ok((certificate, key, roots))
     }
 
     /// A client certificate for `host` and the key of `request` (PKCS#10, PEM). Only the key is taken from the request.

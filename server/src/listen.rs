@@ -24,10 +24,9 @@ use rocks_common::limits;
 use rocks_common::wire::{
     self, EnrolRequest, EnrolResponse, Facts, JoinToken, Problem, RenewRequest, Report, header, path,
 };
+use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -101,12 +100,7 @@ struct Caller {
 /// A certificate cannot be made.
 pub fn tls(authority: &Authority, names: &[String]) -> Result<Arc<ServerConfig>, CaError> {
     let refuse = |error: &dyn std::fmt::Display| CaError::Request(error.to_string());
-    let made = authority.server(names, Timestamp::now())?;
-    let certificate = CertificateDer::from_pem_slice(made.certificate.as_bytes()).map_err(|e| refuse(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).map_err(|e| refuse(&e))?;
-    let mut roots = RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(authority.certificate().as_bytes()).map_err(|e| refuse(&e))?;
-    roots.add(ca).map_err(|e| refuse(&e))?;
+    let (certificate, key, roots) = authority.tls_parts(names)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()

@@ -9,13 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rocks_common::ids::HostName;
 use rocks_ship::shipment::{Sender, ShipmentError, Shipped, Source, Tell};
 use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
-use rustls::RootCertStore;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 
 use crate::ca::{Authority, CaError};
@@ -141,12 +137,6 @@ pub fn ship(
 }
 
 fn tls(authority: &Authority, names: &[String]) -> Result<Arc<rustls::ServerConfig>, ShipError> {
-    let fail = |error: &dyn std::fmt::Display| ShipError::Tls(error.to_string());
-    let made = authority.server(names, Timestamp::now())?;
-    let certificate = CertificateDer::from_pem_slice(made.certificate.as_bytes()).map_err(|e| fail(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).map_err(|e| fail(&e))?;
-    let mut roots = RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(authority.certificate().as_bytes()).map_err(|e| fail(&e))?;
-    roots.add(ca).map_err(|e| fail(&e))?;
-    transport::server_config(roots, vec![certificate], key).map_err(|e| fail(&e))
+    let (certificate, key, roots) = authority.tls_parts(names)?;
+    transport::server_config(roots, vec![certificate], key).map_err(|error| ShipError::Tls(error.to_string()))
 }

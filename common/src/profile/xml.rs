@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Piece, Profile, SectionKind};
+use crate::xml::escape as esc;
 
 /// The profile as one XML document: its nodes in order, each with its commands, packages and sections after all entities and
 /// conditions.
@@ -72,21 +73,4 @@ fn pieces(all: &[Piece], out: &mut String) {
             }
         }
     }
-}
-
-fn esc(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\t' | '\n' => out.push(c),
-            // What XML cannot hold.
-            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => {}
-            _ => out.push(c),
-        }
-    }
-    out
 }

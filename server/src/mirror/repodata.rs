@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use rocks_common::evr::Evr;
+use rocks_common::xml::escape as esc;
 use serde::{Deserialize, Serialize};
 
 use super::header::{DEPENDENCIES, Dependency, FileEntry, FileKind, Package};
@@ -30,24 +31,6 @@ pub struct FileFacts<'a> {
     pub mtime: i64,
     /// Where it is, below the repository's root.
     pub href: &'a str,
-}
-
-/// `text` for XML: escaped, and without the characters that XML cannot hold.
-fn esc(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\t' | '\n' => out.push(c),
-            '\r' => out.push_str("&#13;"),
-            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => {}
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 /// Whether clients must find `path` without the file lists.

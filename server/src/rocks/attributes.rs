@@ -7,8 +7,8 @@ use rocks_common::limits;
 use serde_json::{Value, json};
 
 use super::client::Refusal;
-use super::commands::Flag;
 use super::context::{Context, Done, encode};
+use super::spec::Flag;
 use crate::output::Exit;
 
 const PATH: &str = "/api/v1/attributes";

@@ -3,64 +3,12 @@
 use clap::{Arg, ArgAction, Command};
 
 use super::context::{Context, Done};
+use super::spec::{Flag, Spec, Words};
 use super::{attributes, distro, hosts, objects, report, show};
 
-/// A switch that some commands have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flag {
-    /// Do what destroys without asking.
-    Yes,
-    /// The value is a secret.
-    Secret,
-    /// The value is read from standard input.
-    Stdin,
-    /// Show the values of secret attributes.
-    ShowSecrets,
-}
-
-impl Flag {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Yes => "yes",
-            Self::Secret => "secret",
-            Self::Stdin => "stdin",
-            Self::ShowSecrets => "show-secrets",
-        }
-    }
-
-    const fn help(self) -> &'static str {
-        match self {
-            Self::Yes => "Do not ask",
-            Self::Secret => "Leave the value out of what is shown, dumped and reported",
-            Self::Stdin => "Read the value from standard input, so that it stands in no list of processes",
-            Self::ShowSecrets => "Show secret values in clear",
-        }
-    }
-}
-
-/// What the words behind a command name, for completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Words {
-    None,
-    Path,
-    Host,
-    Appliance,
-    Roll,
-    Mirror,
-}
-
 /// One command.
-pub(super) struct Spec {
-    /// `add host`.
-    pub(super) path: &'static [&'static str],
-    /// What follows, as usage shows it; the least and the most of it.
-    pub(super) names: (&'static str, usize, usize),
-    /// What may be given as `key=value`.
-    pub(super) keys: &'static [(&'static str, &'static str)],
-    pub(super) flags: &'static [Flag],
-    pub(super) about: &'static str,
-    pub(super) example: &'static str,
-    pub(super) words: Words,
+pub(super) struct Entry {
+    pub(super) spec: Spec,
     pub(super) run: fn(&Context<'_>) -> Done,
 }
 
@@ -68,12 +16,18 @@ const MANY: usize = usize::MAX;
 
 macro_rules! spec {
     ($path:expr, $names:expr, $about:expr, $run:expr $(, $field:ident = $value:expr)*) => {
-        Spec { $($field: $value,)* ..Spec { path: &$path, names: $names, keys: &[], flags: &[], about: $about, example: "", words: Words::None, run: $run } }
+        Entry {
+            spec: Spec {
+                $($field: $value,)*
+                ..Spec { path: &$path, names: $names, keys: &[], flags: &[], about: $about, example: "", words: Words::None }
+            },
+            run: $run,
+        }
     };
 }
 
 /// All commands.
-pub(super) static COMMANDS: &[Spec] = &[
+pub(super) static COMMANDS: &[Entry] = &[
     spec!(
         ["add", "appliance"],
         ("NAME", 1, 1),
@@ -411,7 +365,7 @@ pub(super) fn tree(command: Command) -> Command {
 /// The words that come next behind `path`, each once, in order.
 fn next_words<'s>(path: &[&str]) -> Vec<&'s str> {
     let mut words: Vec<&str> = Vec::new();
-    for spec in COMMANDS {
+    for Entry { spec, .. } in COMMANDS {
         if spec.path.len() > path.len() && spec.path[..path.len()] == *path && !words.contains(&spec.path[path.len()]) {
             words.push(spec.path[path.len()]);
         }
@@ -423,7 +377,7 @@ fn grow(mut command: Command, path: &[&'static str]) -> Command {
     for word in next_words(path) {
         let mut below = path.to_vec();
         below.push(word);
-        let spec = COMMANDS.iter().find(|spec| *spec.path == below);
+        let spec = COMMANDS.iter().map(|entry| &entry.spec).find(|spec| *spec.path == below);
         let child = Command::new(word).about(spec.map_or_else(|| about(word), |spec| spec.about));
         let has_more = !next_words(&below).is_empty();
         let child = match spec {
@@ -482,7 +436,7 @@ mod tests {
     #[test]
     fn the_table_is_sound() {
         tree(Command::new("rocks")).debug_assert();
-        for spec in COMMANDS {
+        for Entry { spec, .. } in COMMANDS {
             assert!(!spec.about.is_empty() && !spec.about.ends_with('.'), "{:?}", spec.path);
             assert!(spec.names.1 <= spec.names.2 && (spec.names.2 == 0) == spec.names.0.is_empty(), "{:?}", spec.path);
             assert!(spec.example.is_empty() || spec.example.starts_with(&format!("rocks {}", spec.path.join(" "))));

@@ -7,7 +7,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use http::Method;
 
 use super::client;
-use super::commands::{Spec, Words};
+use super::spec::{Spec, Words};
 
 /// What completes the words of `spec`.
 pub(super) fn of(spec: &'static Spec) -> ArgValueCompleter {

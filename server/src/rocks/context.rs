@@ -7,8 +7,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::client::{self, Refusal};
-use super::commands::{Flag, Spec};
 use super::progress::Progress;
+use super::spec::{Flag, Spec};
 use super::{Cli, Format, table};
 use crate::output::{Exit, Output};
 
@@ -233,13 +233,14 @@ pub(super) fn encode(name: &str) -> String {
 pub(super) fn run(
     cli: &Cli,
     spec: &'static Spec,
+    work: fn(&Context<'_>) -> Done,
     words: Vec<String>,
     flags: Vec<Flag>,
     output: &mut Output<'_>,
 ) -> Exit {
     let done = {
         let mut message = |text: &str| output.message(text);
-        Context::new(cli, spec, words, flags, &mut message).and_then(|context| (spec.run)(&context))
+        Context::new(cli, spec, words, flags, &mut message).and_then(|context| work(&context))
     };
     match done {
         Ok((text, exit)) => {

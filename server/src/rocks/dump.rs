@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::commands::Flag;
 use super::context::{Context, Done};
+use super::spec::Flag;
 use crate::output::Exit;
 
 /// A word for the shell that means nothing but itself.

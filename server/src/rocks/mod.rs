@@ -13,6 +13,7 @@ mod objects;
 mod progress;
 mod report;
 mod show;
+mod spec;
 mod table;
 
 use std::ffi::OsString;
@@ -21,7 +22,8 @@ use std::path::PathBuf;
 use clap::{Args as _, FromArgMatches as _, ValueEnum};
 
 use crate::output::{Exit, Output};
-use commands::{COMMANDS, Flag};
+use commands::COMMANDS;
+use spec::Flag;
 
 /// Where the frontend's socket is when nobody says otherwise.
 const SOCKET: &str = "/run/rocks/admin.sock";
@@ -102,15 +104,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         at = below;
     }
     // The values of global options are known everywhere.
-    let (Some(spec), Ok(cli)) = (COMMANDS.iter().find(|spec| spec.path == path), Cli::from_arg_matches(&matches))
+    let (Some(entry), Ok(cli)) =
+        (COMMANDS.iter().find(|entry| entry.spec.path == path), Cli::from_arg_matches(&matches))
     else {
         output.message("error: this is not a command\nhint: rocks --help lists them\n");
         return Exit::Usage;
     };
     let words: Vec<String> =
         at.try_get_many::<String>("words").ok().flatten().map(|words| words.cloned().collect()).unwrap_or_default();
-    let flags: Vec<Flag> = spec.flags.iter().copied().filter(|flag| at.get_flag(flag.name())).collect();
-    context::run(&cli, spec, words, flags, output)
+    let flags: Vec<Flag> = entry.spec.flags.iter().copied().filter(|flag| at.get_flag(flag.name())).collect();
+    context::run(&cli, &entry.spec, entry.run, words, flags, output)
 }
 
 /// Answers a shell that asks for completions, if one does; then the program is to end.

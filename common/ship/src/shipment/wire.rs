@@ -97,15 +97,7 @@ impl Message {
     }
 
     pub(super) fn read(from: &mut dyn Read) -> Result<Self, ShipmentError> {
-        let mut head = [0; 5];
-        from.read_exact(&mut head).map_err(ShipmentError::Connection)?;
-        let [kind, length @ ..] = head;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > MESSAGE {
-            return Err(protocol("a message is too long"));
-        }
-        let mut body = vec![0; length];
-        from.read_exact(&mut body).map_err(ShipmentError::Connection)?;
+        let (kind, body) = read_raw(from)?;
         Self::parse(kind, body)
     }
 
@@ -166,19 +158,26 @@ fn bit(bytes: &[u8], at: usize) -> bool {
     bytes.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
 }
 
-fn list(from: &mut dyn Read, kind: u8) -> Result<Vec<u8>, ShipmentError> {
+/// A message as it comes: which, and what it says.
+fn read_raw(from: &mut dyn Read) -> Result<(u8, Vec<u8>), ShipmentError> {
     let mut head = [0; 5];
     from.read_exact(&mut head).map_err(ShipmentError::Connection)?;
-    let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    let [kind, length @ ..] = head;
+    let length = u32::from_le_bytes(length) as usize;
     if length > MESSAGE {
         return Err(protocol("a message is too long"));
     }
     let mut body = vec![0; length];
     from.read_exact(&mut body).map_err(ShipmentError::Connection)?;
-    if head[0] == kind {
+    Ok((kind, body))
+}
+
+fn list(from: &mut dyn Read, kind: u8) -> Result<Vec<u8>, ShipmentError> {
+    let (found, body) = read_raw(from)?;
+    if found == kind {
         return Ok(body);
     }
-    match Message::parse(head[0], body)? {
+    match Message::parse(found, body)? {
         Message::Refuse(reason) => Err(ShipmentError::Refused(reason)),
         _ => Err(protocol("a list was to come")),
     }
@@ -229,16 +228,9 @@ pub(super) fn read_wants(
 ) -> Result<Vec<bool>, ShipmentError> {
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
-        let mut head = [0; 5];
-        from.read_exact(&mut head).map_err(ShipmentError::Connection)?;
-        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        if length > MESSAGE {
-            return Err(protocol("a message is too long"));
-        }
-        let mut body = vec![0; length];
-        from.read_exact(&mut body).map_err(ShipmentError::Connection)?;
-        if head[0] != 2 {
-            match Message::parse(head[0], body)? {
+        let (kind, body) = read_raw(from)?;
+        if kind != 2 {
+            match Message::parse(kind, body)? {
                 Message::At(number) => at(number),
                 Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
                 _ => return Err(protocol("a list was to come")),
