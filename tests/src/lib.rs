@@ -5,6 +5,7 @@
 //! - [`turns`]: what tests ask of an instance's turns and reports.
 //! - [`faults`], [`hostile`]: what the fault tests put in the way.
 //! - [`wan`]: a long, lossy way between two network namespaces.
+//! - [`pki`]: certificates for benches.
 //! - [`process`]: the only room here that spawns.
 //!
 //! Nothing here touches anything outside the namespaces and folders that it made, and all of it is gone when the value is dropped.
@@ -12,6 +13,7 @@
 pub mod faults;
 pub mod hostile;
 pub mod lite;
+pub mod pki;
 pub mod process;
 pub mod turns;
 pub mod wan;

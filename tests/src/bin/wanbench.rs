@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rocks_ship::transport::{self, Connection, Options, Stats, Tcp, Transport, Udt};
+use rocks_tests::pki;
 use rocks_tests::process::wait_for;
 use rocks_tests::wan::{End, Shape, Wan, Way};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -105,21 +105,6 @@ fn is_secure(kind: &str) -> bool {
 
 fn streams(kind: &str) -> usize {
     if kind.ends_with("x16") { 16 } else { 1 }
-}
-
-/// Makes an authority and one certificate for both ends.
-fn make_pki(dir: &Path) -> Result<()> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate()?;
-    let ca = params.self_signed(&ca_key)?;
-    let key = KeyPair::generate()?;
-    let leaf = CertificateParams::new(vec!["bench.rocks".to_owned()])?
-        .signed_by(&key, &Issuer::from_params(&params, &ca_key))?;
-    std::fs::write(dir.join("ca"), ca.der())?;
-    std::fs::write(dir.join("cert"), leaf.der())?;
-    std::fs::write(dir.join("key"), key.serialize_der())?;
-    Ok(())
 }
 
 type Identity = (rustls::RootCertStore, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -290,7 +275,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn bench(args: &Args) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    make_pki(dir.path())?;
+    pki::make(dir.path())?;
     let mut kinds: Vec<&str> = KINDS.to_vec();
     if cfg!(feature = "udt4") {
         kinds.push("udt4");
@@ -356,7 +341,7 @@ fn bench(args: &Args) -> Result<()> {
 
 fn loopback(kind: &str, megabytes: u64) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    make_pki(dir.path())?;
+    pki::make(dir.path())?;
     let listener = transport(kind)?.listen(([127, 0, 0, 1], 0).into())?;
     let to = listener.local();
     let secure = is_secure(kind);

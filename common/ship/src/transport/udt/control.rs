@@ -16,6 +16,8 @@ const MS: Nanos = 1_000_000;
 const SECOND: Nanos = 1_000 * MS;
 /// Doubles the rate every round, with a margin.
 const STARTUP_GAIN: f64 = 2.77;
+/// How much above the known rate is sent for most of the time.
+const CRUISE_GAIN: f64 = 1.015;
 /// How much above the known rate is tried for a round, from time to time.
 const UP_GAIN: f64 = 1.25;
 /// How much below it drains what that left in the queue.
@@ -185,11 +187,12 @@ impl Control {
             Phase::Down => DOWN_GAIN,
             Phase::ProbeRtt => DOWN_GAIN,
             Phase::Cruise => {
-                // A queue that stands means that the rate is overestimated: lean against it.
+                // A little more than the rate, so that a short queue covers for a sender that is sometimes late; the longer
+                // the queue stands beyond that, the more is leaned against it.
                 let rtt = self.rtt();
-                let target = (rtt / 16).clamp(2 * MS, 10 * MS);
-                let over = self.queue.saturating_sub(target) as f64 / (rtt.max(10 * MS)) as f64;
-                (1.0 + self.loss.min(TOLERATED)) * (1.0 - (0.4 * over).min(0.12))
+                let target = (rtt / 10).clamp(5 * MS, 12 * MS);
+                let over = self.queue.saturating_sub(target) as f64 / rtt.max(20 * MS) as f64;
+                (CRUISE_GAIN + self.loss.min(TOLERATED)) * (1.0 - (0.25 * over).min(0.08))
             }
         }
     }

@@ -1,5 +1,6 @@
 //! A bound port. Whoever scans it or throws garbage at it costs one look and no memory.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -20,8 +21,14 @@ pub struct UdtListener {
     gate: Gate,
     began: Instant,
     options: Options,
-    buffers: Mutex<Buffers>,
+    buffers: Mutex<(Buffers, Recent)>,
 }
+
+/// Clients that were let in of late: their repeated greetings may still wait in the socket's queue.
+type Recent = VecDeque<(Instant, SocketAddr, u32)>;
+
+/// How many are remembered, and for how long.
+const RECENT: (usize, Duration) = (256, Duration::from_secs(10));
 
 impl UdtListener {
     /// Binds the port; 0 takes any that is free.
@@ -33,19 +40,20 @@ impl UdtListener {
             gate: Gate::new(random()?),
             began: Instant::now(),
             options: options.clone(),
-            buffers: Mutex::new(Buffers::new()),
+            buffers: Mutex::new((Buffers::new(), Recent::new())),
         })
     }
 
     /// The next connection, or nothing when the time is over. Greetings are answered only while somebody waits here.
     pub fn next(&self, limit: Option<Duration>) -> Result<Option<UdtConnection>, Error> {
         let until = limit.map(|l| Instant::now() + l);
-        let mut buffers = self.buffers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut guard = self.buffers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (buffers, recent) = &mut *guard;
         loop {
             let rest = until.map_or(Duration::from_secs(1), |u| u.saturating_duration_since(Instant::now()));
             let mut asks = Vec::new();
             let mut replies = Vec::new();
-            let got = self.socket.receive(&mut buffers, rest.min(Duration::from_secs(1)), |from, bytes| {
+            let got = self.socket.receive(buffers, rest.min(Duration::from_secs(1)), |from, bytes| {
                 match self.gate.answer(nanos(self.began.elapsed()), from, bytes) {
                     Answer::Ignore => {}
                     Answer::Reply(bytes) => replies.push((from, bytes)),
@@ -63,7 +71,11 @@ impl UdtListener {
                 let _ = self.socket.send(to, &bytes, bytes.len());
             }
             // Others that came in the same moment ask again, too.
-            if let Some((from, ask)) = asks.into_iter().next() {
+            recent.retain(|(at, ..)| at.elapsed() < RECENT.1);
+            let known = |from: SocketAddr, id: u32| recent.iter().any(|(_, f, i)| (*f, *i) == (from, id));
+            if let Some((from, ask)) = asks.into_iter().find(|(from, ask)| !known(*from, ask.socket)) {
+                recent.truncate(RECENT.0 - 1);
+                recent.push_front((Instant::now(), from, ask.socket));
                 let socket = Socket::bind(self.local, true)?;
                 socket.connect(from)?;
                 return UdtConnection::accept(socket, from, &ask, &self.options).map(Some);

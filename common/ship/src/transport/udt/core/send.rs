@@ -282,12 +282,13 @@ impl Sender {
             && let Some([.., room]) = ack.detail
         {
             self.limit = self.limit.max(upto + u64::from(room.min(1 << 24)));
-        } else if ack.detail.is_none() && !self.reports {
-            // A light acknowledgement does not move libudt's window.
         }
-        // The receiver's own count is exact; a libudt receiver has none.
+        // The receiver's own count is exact (but it cannot have got more than was sent); a libudt receiver has none.
         let (total, at) = match &ack.report {
-            Some(r) => (r.received.max(self.delivered), clock.saturating_sub(u64::from(r.delay)).saturating_mul(1000)),
+            Some(r) => (
+                r.received.clamp(self.delivered, self.delivered.max(self.counts.bytes)),
+                clock.saturating_sub(u64::from(r.delay)).saturating_mul(1000),
+            ),
             None => (self.delivered + bytes, now),
         };
         sample.delivered = total - self.delivered;
@@ -398,9 +399,13 @@ impl Sender {
 
     /// What is missing and left well before something that has arrived is lost.
     fn find_lost(&mut self, report: &Report, unwrap: &impl Fn(u32) -> Option<u64>) {
+        // Rising, so that a list that repeats itself costs no more than one pass.
+        let mut at = self.first;
         for (from, to) in &report.holes {
             let (Some(from), Some(to)) = (unwrap(*from), unwrap(*to)) else { return };
-            for seq in from.max(self.first)..to.saturating_add(1).min(self.next) {
+            let from = from.max(at);
+            at = at.max(to.saturating_add(1));
+            for seq in from..to.saturating_add(1).min(self.next) {
                 let (newest, reorder) = (self.newest, self.reorder);
                 if self.slot(seq).is_some_and(|s| s.state == State::Out && s.sent + reorder <= newest) {
                     self.mark_lost(seq);
@@ -413,6 +418,7 @@ impl Sender {
     pub(crate) fn on_nak(&mut self, now: Nanos, ranges: &[Range], unwrap: impl Fn(u32) -> Option<u64>) -> Sample {
         let mut sample = Sample { now, ..Sample::default() };
         let patience = self.srtt + self.rttvar;
+        let mut at = self.first;
         for (from, to) in ranges {
             let (Some(from), Some(to)) = (unwrap(*from), unwrap(*to)) else { continue };
             let to = to.min(self.next.saturating_sub(1));
@@ -427,7 +433,9 @@ impl Sender {
                 }
                 self.implied = self.implied.max(to + 1);
             }
-            for seq in from.max(self.first)..to + 1 {
+            let from = from.max(at);
+            at = at.max(to + 1);
+            for seq in from..to + 1 {
                 if self.slot(seq).is_some_and(|s| s.state == State::Out && (!s.again || s.sent + patience <= now)) {
                     self.mark_lost(seq);
                 }
