@@ -291,17 +291,31 @@ pub fn missing() -> Option<&'static str> {
     None
 }
 
-/// Removes namespaces of processes that are gone.
-fn sweep() -> Result<()> {
+/// Removes the namespaces of the processes that `whose` chooses.
+fn remove(whose: impl Fn(&str) -> bool) -> Result<()> {
     for entry in std::fs::read_dir("/run/netns").into_iter().flatten() {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
         let pid: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        if !pid.is_empty() && !std::path::Path::new("/proc").join(&pid).exists() {
+        if !pid.is_empty() && whose(&pid) {
             cmd("ip").args(["netns", "del", &name]).run()?;
         }
     }
     Ok(())
+}
+
+/// Removes what processes left that are gone.
+fn sweep() -> Result<()> {
+    remove(|pid| !std::path::Path::new("/proc").join(pid).exists())
+}
+
+/// Removes everything of this process, for programs that a signal ends while they hold a link.
+///
+/// # Errors
+/// What `ip` says.
+pub fn remove_own() -> Result<()> {
+    let own = std::process::id().to_string();
+    remove(|pid| pid == own)
 }
 
 impl Wan {
@@ -342,7 +356,7 @@ impl Wan {
     fn device(&self, end: End) -> Result<SyncDevice> {
         let name = self.namespace(end);
         // Short enough for an interface, and gone from here as soon as it is moved.
-        let temporary = format!("w{}{}", std::process::id() % 10_000_000, if end == End::A { "a" } else { "b" });
+        let temporary = format!("w{}", &name[PREFIX.len()..]);
         cmd("ip").args(["netns", "add", name]).run()?;
         let device = DeviceBuilder::new().name(&temporary).build_sync().context("cannot make a TUN device")?;
         device.set_nonblocking(true)?;

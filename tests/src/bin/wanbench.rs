@@ -389,13 +389,40 @@ fn loopback(kind: &str, megabytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// Takes the link away when a signal ends the bench; the two ends see that and end, too.
+fn end_cleanly() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if let Err(e) = rocks_tests::wan::remove_own() {
+                eprintln!("{e:#}");
+            }
+            std::process::exit(143);
+        });
+    });
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     let outcome = match &args.role {
         Some(Role::Receive { kind, pki, seconds, address }) => receive(kind, pki, *seconds, *address)?,
         Some(Role::Send { kind, pki, seconds, address }) => send(kind, pki, *seconds, *address)?,
         Some(Role::Loopback { kind, megabytes }) => return loopback(kind, *megabytes),
-        None => return bench(&args),
+        None => {
+            end_cleanly()?;
+            return bench(&args);
+        }
     };
     println!("{}", serde_json::to_string(&outcome)?);
     // Whatever is still under way is of no interest.

@@ -106,6 +106,8 @@ impl Core {
                     self.own,
                     State::Open,
                 );
+                // The driver still sleeps until what it planned before.
+                open.planned = self.planned;
                 open.hello_tries = 1;
                 open.peer = h.socket;
                 open.heard = now;
