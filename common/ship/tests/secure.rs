@@ -97,6 +97,21 @@ fn a_stranger_is_not_let_in() {
 }
 
 #[test]
+fn whoever_reads_to_the_end_may_leave_at_once() {
+    for t in transports() {
+        for round in 0..10 {
+            let ca = Authority::new();
+            let (a, b) = handshake(&*t, &ca, &ca, "receiver.rocks");
+            let (mut a, mut b) = (a.expect("a client"), b.expect("a server"));
+            let reader = std::thread::spawn(move || drain(&mut b).map(|d| d.0));
+            pour(&mut a, 300_000, round).expect("writes");
+            a.finish().expect("a confirmed end");
+            assert_eq!(reader.join().expect("no panic").expect("reads"), 300_000);
+        }
+    }
+}
+
+#[test]
 fn a_stream_that_just_stops_is_an_error() {
     for t in transports() {
         let ca = Authority::new();

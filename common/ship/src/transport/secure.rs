@@ -60,6 +60,8 @@ pub struct SecureStream {
     through: bool,
     /// The server has looked at us.
     admitted: bool,
+    /// The peer's direction is over, in TLS and below it.
+    ended: bool,
     inner: BufWriter<Box<dyn Connection>>,
 }
 
@@ -102,6 +104,7 @@ impl SecureStream {
         // rustls would hold back more than this before it lets us write to the transport.
         tls!(role, t => t.set_buffer_limit(Some(WRITE_BUFFER)));
         let mut this = Self {
+            ended: false,
             through: false,
             admitted: matches!(role, Role::Server(_)),
             role,
@@ -127,6 +130,19 @@ impl SecureStream {
             if self.receive_tls()? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+        }
+        Ok(())
+    }
+
+    /// TLS has said that this was the end; the transport says so right after. Only when that has been heard, too, does the peer
+    /// learn that its stream was read to the end, even if the program closes at once.
+    fn await_end(&mut self) -> io::Result<()> {
+        if !self.ended {
+            let mut beyond = [0];
+            if self.inner.get_mut().read(&mut beyond)? != 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            self.ended = true;
         }
         Ok(())
     }
@@ -182,6 +198,7 @@ impl Read for SecureStream {
         loop {
             match tls!(self.role, t => t.reader().read(buf)) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) if !buf.is_empty() => return self.await_end().map(|()| 0),
                 other => return other,
             }
             // Something that TLS itself has to say (a new key) must not wait for the program.
