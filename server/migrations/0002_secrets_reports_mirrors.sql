@@ -15,3 +15,5 @@ create table upstream (
 );
 create index token_expires on token (expires);
 create index certificate_end on certificate (not_after);
+-- What each host was given last, so that a restart does not make unchanged kickstarts new ones.
+create table served (host text primary key references host(name) on delete cascade, digest text not null, generation bigint not null);

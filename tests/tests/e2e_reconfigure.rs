@@ -52,8 +52,10 @@ fn a_lite_appliance_becomes_what_its_kickstart_says_and_nothing_is_done_twice() 
     // Restarted, nothing is done twice; nor when the frontend was killed meanwhile.
     let before = world.report("lite-0-0").expect("a report").expect("a report");
     instance.shut_down().expect("it shuts down");
+    let generation = world.generation("lite-0-0").expect("a generation");
     world.kill_frontend();
     world.start_frontend().expect("it starts again");
+    assert_eq!(world.generation("lite-0-0").expect("a generation"), generation, "a restart is no news");
     instance.boot().expect("it boots again");
     let report = world.wait_report("lite-0-0", PATIENCE, |r| good(r) && r["id"] != before["id"]);
     let report = report.unwrap_or_else(|error| panic!("{error:#}\n{}", instance.agent_log()));

@@ -203,6 +203,12 @@ impl Service {
         }
     }
 
+    /// Whether nothing has been given to anybody yet.
+    fn is_fresh(&self) -> bool {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.values().all(|slot| slot.served.borrow().is_none())
+    }
+
     /// What is known of `host`.
     #[must_use]
     pub fn slot(&self, host: &HostName) -> Arc<Slot> {
@@ -372,7 +378,9 @@ impl Service {
                 Vec::new()
             }
         };
-        let mut next = Vec::new();
+        // After a restart: what is the same as before is no news to anybody.
+        let known = if self.is_fresh() { self.store.served().await? } else { HashMap::new() };
+        let (mut next, mut same_as_before) = (Vec::new(), Vec::new());
         for (host, result) in rendered {
             match result {
                 Err(message) => {
@@ -381,8 +389,12 @@ impl Service {
                 Ok(body) => {
                     let slot = self.slot(&host);
                     let same = slot.served.borrow().as_ref().is_some_and(|served| served.body.digest == body.digest);
-                    if !same {
-                        next.push((host, slot, body));
+                    match known.get(&host) {
+                        _ if same => {}
+                        Some((digest, generation)) if *digest == body.digest => {
+                            same_as_before.push((host, slot, body, *generation));
+                        }
+                        _ => next.push((host, slot, body)),
                     }
                 }
             }
@@ -392,8 +404,11 @@ impl Service {
             let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
             report.generation = self.store.next_generation(now).await?;
             report.changed = next.iter().map(|(host, ..)| host.to_string()).collect();
-            self.publish(next, report.generation).await;
+            let given = next.iter().map(|(host, _, body)| (host.clone(), body.digest));
+            self.store.set_served(given, report.generation).await?;
         }
+        let next = next.into_iter().map(|(host, slot, body)| (host, slot, body, report.generation));
+        self.publish(next.chain(same_as_before).collect()).await;
         // A host that was removed gets nothing any more.
         let known: std::collections::HashSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
         self.slots.write().unwrap_or_else(PoisonError::into_inner).retain(|host, slot| {
@@ -422,10 +437,13 @@ impl Service {
     }
 
     /// Seals kickstarts and gives them to the hosts that wait.
-    async fn publish(&self, next: Vec<(HostName, Arc<Slot>, Arc<Body>)>, generation: Generation) {
+    async fn publish(&self, next: Vec<(HostName, Arc<Slot>, Arc<Body>, Generation)>) {
+        if next.is_empty() {
+            return;
+        }
         let authority = self.authority.clone();
         let work = tokio::task::spawn_blocking(move || {
-            for (host, slot, body) in next {
+            for (host, slot, body, generation) in next {
                 let claim = Claim { host, generation, digest: body.digest };
                 let seal = authority.sealer.seal(&claim);
                 slot.served.send_replace(Some(Served { body, generation, seal }));
