@@ -267,6 +267,12 @@ impl Executor<'_> {
         let outer = limit + Duration::from_secs(patience + 10);
         let outer = Task { program: "systemd-run".to_owned(), args, limit: outer, ..task };
         let mut finished = self.processes.run(&outer)?;
+        // An agent that was killed left a unit of this name that has ended, and that systemd has not forgotten yet.
+        let end = Instant::now() + FORGETTING;
+        while !finished.success() && finished.text().contains("was already loaded") && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(100));
+            finished = self.processes.run(&outer)?;
+        }
         finished.timed_out |= !finished.success() && started.elapsed() >= limit;
         Ok(finished)
     }
@@ -276,6 +282,9 @@ impl Executor<'_> {
 const ENDING: Duration = Duration::from_secs(10);
 /// Most bytes of the names of all packages.
 const TRANSACTION_BYTES: u64 = 4 << 20;
+
+/// How long systemd may take to forget a unit that has ended.
+const FORGETTING: Duration = Duration::from_secs(10);
 
 /// The transient unit of a piece of work.
 fn unit_name(work: &str) -> String {
