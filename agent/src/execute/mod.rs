@@ -152,7 +152,9 @@ impl Executor<'_> {
         match &step.action {
             Action::Script(_) => {
                 if self.has_units() {
-                    let _ = systemctl(&["stop", &unit_name(&format!("script-{}", step.id.0))]);
+                    let unit = unit_name(&format!("script-{}", step.id.0));
+                    let _ = systemctl(&["stop", &unit]);
+                    self.wait_forgotten(&unit);
                 }
                 if leftover::end(&step.id.0, ENDING) {
                     Ok(Vec::new())
@@ -177,6 +179,9 @@ impl Executor<'_> {
                         return Err("the interrupted package transaction is still running".to_owned());
                     }
                     std::thread::sleep(Duration::from_millis(200));
+                }
+                if self.has_units() {
+                    ["install", "remove"].map(unit_name).iter().for_each(|unit| self.wait_forgotten(unit));
                 }
                 Ok(self.brought_in(step))
             }
@@ -228,6 +233,18 @@ impl Executor<'_> {
         after.into_iter().filter(|name| !before.contains(name)).collect()
     }
 
+    /// Waits until systemd has forgotten a unit that has ended: only then its name can be used again.
+    fn wait_forgotten(&self, unit: &str) {
+        let end = Instant::now() + FORGETTING;
+        let is_known = || {
+            let state = self.processes.run(&Task::new("systemctl", &["show", "--property=LoadState", "--value", unit]));
+            state.is_ok_and(|state| state.success() && state.text().trim() != "not-found")
+        };
+        while is_known() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     fn has_units(&self) -> bool {
         self.is_live() && self.config.transient_units && self.systemd_runs()
     }
@@ -267,12 +284,6 @@ impl Executor<'_> {
         let outer = limit + Duration::from_secs(patience + 10);
         let outer = Task { program: "systemd-run".to_owned(), args, limit: outer, ..task };
         let mut finished = self.processes.run(&outer)?;
-        // An agent that was killed left a unit of this name that has ended, and that systemd has not forgotten yet.
-        let end = Instant::now() + FORGETTING;
-        while !finished.success() && finished.text().contains("was already loaded") && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(100));
-            finished = self.processes.run(&outer)?;
-        }
         finished.timed_out |= !finished.success() && started.elapsed() >= limit;
         Ok(finished)
     }
