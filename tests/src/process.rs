@@ -143,6 +143,14 @@ impl Cmd {
         Ok(value)
     }
 
+    /// Starts it in a process group of its own, its output where ours goes.
+    pub fn start_shown(mut self) -> Result<Running> {
+        use std::os::unix::process::CommandExt as _;
+        self.inner.process_group(0);
+        let child = self.inner.spawn().with_context(|| format!("cannot run {}", self.shown))?;
+        Ok(Running { child: Some(child), shown: self.shown })
+    }
+
     /// Starts it in a process group of its own, its output in the file `log`.
     pub fn start(mut self, log: &Path) -> Result<Running> {
         use std::os::unix::process::CommandExt as _;

@@ -82,7 +82,7 @@ async fn main() -> Result<()> {
             .args(rest)
             .env("WAN_A", wan.namespace(End::A))
             .env("WAN_B", wan.namespace(End::B))
-            .start(std::path::Path::new("/dev/stdout"))?;
+            .start_shown()?;
         let ended = async {
             loop {
                 if let Some(status) = child.ended() {
@@ -113,6 +113,8 @@ async fn main() -> Result<()> {
             _ = terminate.recv() => 0,
         }
     };
+    // The reader of standard input holds no more than a weak handle, or for a moment a strong one: it would not drop it.
     drop(wan);
+    rocks_tests::wan::remove_own()?;
     std::process::exit(status);
 }
