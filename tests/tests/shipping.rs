@@ -14,6 +14,10 @@ fn start(wan: &Wan, end: End, words: &[&str], log: &Path) -> Running {
 /// Sends for so long over `kind` and gives Mbit/s, while `meanwhile` plays with the link.
 fn transfer(wan: &Wan, dir: &Path, kind: &str, seconds: f64, meanwhile: impl FnOnce()) -> f64 {
     let (there, here) = (dir.join(format!("{kind}.receive")), dir.join(format!("{kind}.send")));
+    for log in [&there, &here] {
+        // Logs are appended to: an earlier transfer's port would be taken for this one's.
+        drop(std::fs::remove_file(log));
+    }
     let (time, pki) = (seconds.to_string(), dir.display().to_string());
     let at = format!("{}:0", Wan::address(End::B));
     let mut receiver = start(wan, End::B, &["receive", kind, &pki, &time, &at], &there);

@@ -102,6 +102,8 @@ pub struct Control {
     packet: f64,
     first_rtt: Nanos,
     blind: bool,
+    /// When it was last over.
+    blind_round: u64,
 }
 
 impl Control {
@@ -131,6 +133,7 @@ impl Control {
             packet: packet as f64,
             first_rtt: 100 * MS,
             blind: false,
+            blind_round: 0,
         }
     }
 
@@ -233,7 +236,10 @@ impl Control {
 
     /// Takes in what an acknowledgement tells.
     pub fn on_sample(&mut self, s: &Sample) {
-        self.blind = false;
+        if self.blind {
+            self.blind = false;
+            self.blind_round = self.round;
+        }
         self.round_delivered += s.delivered;
         self.round_lost += s.lost;
         if let Some(rtt) = s.rtt {
@@ -313,9 +319,13 @@ impl Control {
             }
             Phase::Cruise | Phase::ProbeRtt => {
                 self.loss = self.loss * 0.75 + lossy * 0.25;
-                if enough && lossy > TOO_LOSSY && !s.starved && best > 0.0 && best < self.rate() * 0.9 {
+                // What was lost in a try, or in a cut, is told in the rounds after it and says nothing of the known rate.
+                let settled = self.rounds_here() >= 3 && self.round > self.blind_round + 3;
+                if settled && enough && lossy > TOO_LOSSY && !s.starved && best < self.rate() * 0.9 {
+                    // By half at most: a round in which this machine was late looks the same.
+                    let rate = best.max(self.rate() / 2.0);
                     self.rates.clear();
-                    self.rates.push_back((self.round, s.now, best));
+                    self.rates.push_back((self.round, s.now, rate));
                 }
             }
             Phase::Up | Phase::Down | Phase::Drain => {}
@@ -334,7 +344,10 @@ impl Control {
             }
             Phase::Drain => {
                 if s.inflight as f64 <= self.bdp() || s.now > self.since + rtt + rtt / 2 {
-                    self.enter(Phase::Cruise, s.now);
+                    // A queue ended the growth, and it may have been somebody else's: see at once whether there is more.
+                    let early = self.full_rounds == 0;
+                    self.rate_at_up = self.rate();
+                    self.enter(if early { Phase::Up } else { Phase::Cruise }, s.now);
                 }
             }
             Phase::Cruise => {
