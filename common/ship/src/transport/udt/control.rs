@@ -23,7 +23,7 @@ const UP_GAIN: f64 = 1.25;
 /// How much below it drains what that left in the queue.
 const DOWN_GAIN: f64 = 0.75;
 /// Bytes a second to begin with, before anything is known: one round trip of it is risked.
-const FIRST_RATE: f64 = 4e6;
+const FIRST_RATE: f64 = 3e6;
 /// Packets that may be under way on any path.
 const LEAST_PACKETS: f64 = 32.0;
 /// A round that loses more than this says that the rate is not there any more.
@@ -174,8 +174,8 @@ impl Control {
     /// Bytes a second to send at.
     pub fn pacing(&self) -> f64 {
         let rate = match self.phase {
-            // The first arrivals come singly and say little: the second round tells of the first.
-            Phase::Startup if self.round < 2 => FIRST_RATE.max(self.rate() * STARTUP_GAIN),
+            // The first arrivals come singly and say little: the third round tells of the first.
+            Phase::Startup if self.round < 3 => FIRST_RATE.max(self.rate() * STARTUP_GAIN),
             Phase::Startup => self.rate() * STARTUP_GAIN,
             _ => self.rate() * self.gain(),
         };
@@ -206,7 +206,7 @@ impl Control {
             return (4.0 * self.packet) as u64;
         }
         let margin = self.pacing() * 0.015 + 16.0 * self.packet;
-        let first = if self.phase == Phase::Startup && self.round < 2 {
+        let first = if self.phase == Phase::Startup && self.round < 3 {
             FIRST_RATE * self.rtt() as f64 / SECOND as f64
         } else {
             0.0
