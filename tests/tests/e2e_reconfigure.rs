@@ -2,9 +2,28 @@
 
 use std::time::Duration;
 
+use rocks_tests::process::cmd;
 use rocks_tests::turns::{PATIENCE, change, converged, good, steps};
 use rocks_tests::world::{World, missing};
 use serde_json::Value;
+
+/// The RPM files below a folder, in order.
+fn rpms(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![folder.to_path_buf()];
+    while let Some(folder) = todo.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rpm") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
 
 #[test]
 fn a_lite_appliance_becomes_what_its_kickstart_says_and_nothing_is_done_twice() {
@@ -42,6 +61,23 @@ fn a_lite_appliance_becomes_what_its_kickstart_says_and_nothing_is_done_twice() 
         let query = instance.exec(&["rpm", "-q", "--whatprovides", package]).expect("rpm");
         assert_eq!(query.code(), 0, "{}", query.both());
     }
+
+    // rpm's own opinion of what the mirror publishes: signatures and digests are good, and a damaged file's are not.
+    let keys = instance.path("/var/lib/rpm");
+    let opinion = |file: &std::path::Path| cmd("rpmkeys").arg("--dbpath").arg(&keys).arg("-K").arg(file).output();
+    let published = rpms(&world.state().join("mirror/rocks-dist"));
+    assert!(published.len() > 200, "{} packages", published.len());
+    for file in published.iter().step_by(20) {
+        let said = opinion(file).expect("rpmkeys");
+        assert!(said.code() == 0 && said.stdout.contains("signatures OK"), "{}", said.both());
+    }
+    let mut bytes = std::fs::read(&published[0]).expect("read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let damaged = tempfile::tempdir().expect("a folder");
+    let file = damaged.path().join("damaged.rpm");
+    std::fs::write(&file, bytes).expect("written");
+    assert_ne!(opinion(&file).expect("rpmkeys").code(), 0);
 
     // A lite appliance becomes a compute appliance.
     change(&world, "lite-0-0", &["set", "host", "appliance", "lite-0-0", "compute"]);
