@@ -41,6 +41,11 @@ gpg gnupg gnupg2
 ip iproute2 iproute
 nsenter util-linux util-linux
 ssh-keygen openssh-client openssh
+mke2fs e2fsprogs e2fsprogs
+sfdisk fdisk util-linux
+qemu-system-x86_64 qemu-system-x86 qemu-system-x86-core
+file:/usr/share/seabios/bios-256k.bin seabios seabios-bin
+file:/usr/share/OVMF/OVMF_CODE_4M.fd:/usr/share/edk2/ovmf/OVMF_CODE.fd ovmf edk2-ovmf
 python3 python3 python3
 py:venv python3-venv python3
 shellcheck shellcheck ShellCheck
@@ -51,6 +56,10 @@ present() {
     case $1 in
     pc:*) have pkg-config && pkg-config --exists "${1#pc:}" ;;
     py:venv) have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+    file:*)
+        local file
+        for file in $(tr : ' ' <<<"${1#file:}"); do [ -e "$file" ] && return 0; done
+        return 1 ;;
     *) have "$1" || [ -x "/usr/sbin/$1" ] ;;
     esac
 }

@@ -62,6 +62,9 @@ impl From<Fetched> for Desired {
     }
 }
 
+/// Where an image brings the kickstart along that it was made from, below the root.
+pub const IMAGE_KICKSTART: &str = "etc/rocks-agent/applied.ks";
+
 /// Where the accepted kickstart is kept.
 #[must_use]
 pub fn desired_path(state: &Path) -> PathBuf {
@@ -210,7 +213,7 @@ impl Turn<'_> {
         let state = &self.config.state;
         // An image that was made from a kickstart brings it along: then that is what is applied.
         if journal.state().applied == Applied::default() {
-            let image = self.config.root.join("etc/rocks-agent/applied.ks");
+            let image = self.config.root.join(IMAGE_KICKSTART);
             if let Ok(Some(bytes)) = files::read(&image, limits::KICKSTART_BYTES) {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 let (made_of, problems) =

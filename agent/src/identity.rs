@@ -24,6 +24,9 @@ pub struct Join {
     pub ca: String,
 }
 
+/// The folder of the identity, in the state folder.
+pub const FOLDER: &str = "identity";
+
 /// Who the agent is.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Identity {
@@ -89,7 +92,7 @@ impl Identity {
     /// # Errors
     /// It is there and cannot be used.
     pub fn load(state: &Path) -> Result<Option<Self>, IdentityError> {
-        let folder = state.join("identity");
+        let folder = state.join(FOLDER);
         let path = folder.join("identity.json");
         let bytes = files::read(&path, BYTES).map_err(|source| IdentityError::Io { path: path.clone(), source })?;
         let Some(bytes) = bytes else { return Ok(None) };
@@ -187,7 +190,7 @@ fn store(
     key: &str,
     now: Timestamp,
 ) -> Result<Identity, IdentityError> {
-    let folder = state.join("identity");
+    let folder = state.join(FOLDER);
     let identity = Identity {
         frontend: frontend.to_owned(),
         host: answer.host.clone(),

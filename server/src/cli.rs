@@ -36,6 +36,9 @@ enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
+    /// Build the image that standard input orders (`rocks create image` starts this in namespaces of its own)
+    #[command(hide = true)]
+    BuildImage,
     /// Say how a package, node, section or attribute came to be in a profile
     Explain(offline::explain::Args),
 }
@@ -77,6 +80,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
             let _ = output.data(&text);
             Exit::Failed
         }
+        Command::BuildImage => crate::builder::child::run(output),
         Command::Explain(args) => offline::explain::run(&args, output),
     }
 }

@@ -133,3 +133,144 @@ pub fn become_confined(folder: &Path, program: &str, args: &[String]) -> String 
     let error = Command::new(program).args(args).exec();
     format!("cannot start {program}: {error}")
 }
+
+/// Bytes of the end of what a program printed that are kept.
+const TAIL: usize = 16 << 10;
+
+/// Runs `program` to its end with what it prints on standard output and standard error taken together; gives that, or its end, and
+/// whether it succeeded.
+///
+/// # Errors
+/// It could not be started, or took longer than `limit` and was killed.
+pub fn call(
+    program: &str,
+    args: &[String],
+    env: &[(&str, &str)],
+    limit: Duration,
+    keep: Option<usize>,
+) -> Result<(Vec<u8>, bool), TaskError> {
+    let start = |source| TaskError::Start { program: program.to_owned(), source };
+    let (mut reader, writer) = io::pipe().map_err(start)?;
+    #[expect(clippy::disallowed_methods, reason = "this is the process room")]
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().map_err(start)?)
+        .stderr(writer)
+        .process_group(0);
+    let mut child = command.spawn().map_err(start)?;
+    // It holds the pipe's other end.
+    drop(command);
+    let keep = keep.unwrap_or(TAIL);
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let (mut kept, mut chunk) = (Vec::new(), [0; 8192]);
+        while let Ok(count @ 1..) = reader.read(&mut chunk) {
+            kept.extend_from_slice(&chunk[..count]);
+            if kept.len() > 2 * keep {
+                kept.drain(..kept.len() - keep);
+            }
+        }
+        if kept.len() > keep {
+            kept.drain(..kept.len() - keep);
+        }
+        let _ = send.send(kept);
+    });
+    let outcome = receive.recv_timeout(limit).map_err(|_| TaskError::TimedOut(limit));
+    if outcome.is_err() {
+        let _ = rustix::process::kill_process_group(
+            rustix::process::Pid::from_child(&child),
+            rustix::process::Signal::KILL,
+        );
+    }
+    let status = child.wait().map_err(start)?;
+    outcome.map(|output| (output, status.success()))
+}
+
+/// A process in namespaces of its own: what it mounts, starts and names vanishes with it, however it ends.
+pub struct Isolated {
+    child: std::process::Child,
+    lines: io::Lines<io::BufReader<std::process::ChildStdout>>,
+    errors: Option<thread::JoinHandle<Vec<u8>>>,
+}
+
+impl Isolated {
+    /// Starts this very program with `args`, with `input` to read. Without root it becomes root over the user's subordinate
+    /// identifiers (`/etc/subuid`).
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start(args: &[&str], input: &[u8]) -> io::Result<(Self, std::process::ChildStdin)> {
+        let program = std::env::current_exe()?;
+        #[expect(clippy::disallowed_methods, reason = "this is the process room")]
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation=private", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"]);
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user", "--map-auto"]);
+        }
+        command
+            .arg("--")
+            .arg(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut child = command.spawn()?;
+        let (Some(mut stdin), Some(stdout), Some(mut stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(io::Error::other("its pipes are not there"));
+        };
+        stdin.write_all(input)?;
+        stdin.write_all(b"\n")?;
+        stdin.flush()?;
+        let errors = thread::spawn(move || {
+            let mut kept = Vec::new();
+            let _ = io::Read::by_ref(&mut stderr).take(TAIL as u64).read_to_end(&mut kept);
+            // What is more is of no use, and must not block it.
+            let _ = io::copy(&mut stderr, &mut io::sink());
+            kept
+        });
+        let lines = io::BufRead::lines(io::BufReader::new(stdout));
+        Ok((Self { child, lines, errors: Some(errors) }, stdin))
+    }
+
+    /// Ends it and all that it started.
+    pub fn kill(&mut self) {
+        // `unshare` dies, and the kernel kills what it was to take along.
+        let _ = rustix::process::kill_process_group(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::KILL,
+        );
+    }
+
+    /// The next line that it prints.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn line(&mut self) -> io::Result<Option<String>> {
+        self.lines.next().transpose()
+    }
+
+    /// Waits for its end; gives what it wrote to standard error.
+    pub fn finish(mut self) -> String {
+        let _ = self.child.wait();
+        let errors = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
+        String::from_utf8_lossy(&errors).into_owned()
+    }
+}
+
+impl Drop for Isolated {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -235,6 +235,27 @@ impl World {
     /// # Errors
     /// Whatever fails, with what it said.
     pub fn instance(&mut self, name: &str, appliance: &str) -> Result<Instance> {
+        self.instance_on(name, appliance, &self.lite.tree())
+    }
+
+    /// The same, of an image whose root is its first partition.
+    ///
+    /// # Errors
+    /// Whatever fails, with what it said.
+    pub fn instance_of_image(&mut self, name: &str, appliance: &str, disk: &Path) -> Result<Instance> {
+        let listed = cmd("sfdisk").arg("--json").arg(disk).run()?.stdout;
+        let table: Value = serde_json::from_str(&listed)?;
+        let (start, size) =
+            (&table["partitiontable"]["partitions"][0]["start"], &table["partitiontable"]["partitions"][0]["size"]);
+        let (start, size) = (start.as_u64().context("no partition")?, size.as_u64().context("no partition")?);
+        let tree = self.dir.path().join(name).join("image");
+        fs::create_dir_all(&tree)?;
+        let options = format!("loop,ro,noload,offset={},sizelimit={}", start * 512, size * 512);
+        cmd("mount").args(["-t", "ext4", "-o", &options]).arg(disk).arg(&tree).run()?;
+        self.instance_on(name, appliance, &tree)
+    }
+
+    fn instance_on(&mut self, name: &str, appliance: &str, tree: &Path) -> Result<Instance> {
         self.instances += 1;
         let number = self.instances;
         let join = self.rocks(&["add", "host", name, &format!("appliance={appliance}")])?;
@@ -257,7 +278,7 @@ impl World {
         }
         let layers = format!(
             "lowerdir={},upperdir={},workdir={}",
-            self.lite.tree().display(),
+            tree.display(),
             folder.join("upper").display(),
             folder.join("work").display()
         );
@@ -301,8 +322,15 @@ impl Instance {
             .filter_map(|entry| entry.ok().map(|e| e.path()))
             .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("rocks-agent-")))
             .context("there is no package of the agent")?;
-        // As an image builder does it: the package into the tree, by rpm, with its scriptlets.
-        cmd("rpm").arg("--root").arg(&self.root).args(["--define", "_dbpath /var/lib/rpm", "-i"]).arg(&agent).run()?;
+        // The package into the tree, by rpm, with its scriptlets, as an image builder does it.
+        if !self.root.join("usr/bin/rocks-agent").exists() {
+            cmd("rpm")
+                .arg("--root")
+                .arg(&self.root)
+                .args(["--define", "_dbpath /var/lib/rpm", "-i"])
+                .arg(&agent)
+                .run()?;
+        }
         let put = |path: &str, text: &[u8]| -> Result<()> {
             let path = self.root.join(path);
             fs::create_dir_all(path.parent().context("a folder")?)?;
@@ -460,6 +488,7 @@ impl Drop for Instance {
             running.kill();
         }
         let _ = cmd("umount").arg("-l").arg(&self.root).output();
+        let _ = cmd("umount").arg("-l").arg(self.folder.join("image")).output();
         let _ = cmd("ip").args(["netns", "del", &self.namespace]).output();
     }
 }

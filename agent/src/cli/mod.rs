@@ -1,6 +1,7 @@
 //! The command line of `rocks-agent`.
 
 mod check;
+mod install;
 mod online;
 mod plan;
 mod receive;
@@ -61,6 +62,8 @@ enum Command {
     },
     /// Read a kickstart and print what is wrong with it
     Check(check::Args),
+    /// Apply a kickstart to a machine that is being made and does not run yet, as an installer would (0 done, 1 not)
+    Install(install::Args),
     /// Receive one image from the frontend onto a volume or into a file, prove it, and end
     Receive(receive::Args),
     /// Print what a shell must read to complete this program's words
@@ -123,6 +126,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         // Answered above.
         Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => output::USAGE,
         Command::Plan(args) => plan::run(&args, config, cli.output, output),
+        Command::Install(args) => install::run(&args, config, cli.output, output),
         Command::Status => online::status(&config, cli.output, output),
         Command::Enrol { join } => online::enrol(&config, join.as_deref(), output),
         Command::Receive(args) => receive::run(&args, &config, cli.output, output),

@@ -138,7 +138,7 @@ impl Executor<'_> {
     }
 
     fn is_live(&self) -> bool {
-        self.config.root == Path::new("/")
+        self.config.root == Path::new("/") && !self.config.policy.installer
     }
 
     /// Makes sure that nothing of a step is still running that was begun by an agent that was killed: it may live on without the

@@ -12,8 +12,8 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use diff::unified_diff;
-pub(crate) use parse::option_value;
-pub use parse::{Includes, NoIncludes, parse, split_words};
+
+pub use parse::{Includes, NoIncludes, option_value, parse, split_words};
 
 use crate::ids::Digest;
 use crate::marker::Marker;

@@ -391,7 +391,8 @@ fn origin_of(comment: &str) -> Option<String> {
 }
 
 /// The value of `--name=value` or `--name value` in `words`.
-pub(crate) fn option_value(words: &[String], name: &str) -> Option<String> {
+#[must_use]
+pub fn option_value(words: &[String], name: &str) -> Option<String> {
     words.iter().enumerate().find_map(|(i, word)| match word.strip_prefix(name)? {
         "" => words.get(i + 1).cloned(),
         rest => rest.strip_prefix('=').map(ToOwned::to_owned),

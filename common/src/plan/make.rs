@@ -19,14 +19,21 @@ pub fn plan(desired: &Kickstart, applied: &Applied, observed: &Inventory, policy
         policy,
         plan: Plan { kickstart: desired.digest, steps: Vec::new(), skipped: Vec::new(), findings: Vec::new() },
     };
+    let mut must = Vec::new();
+    if policy.installer {
+        must = planner.scripts(desired, &[ScriptKind::Pre, ScriptKind::PreInstall], must);
+    }
     let sorted = planner.commands(desired);
     let repositories = planner.repositories(sorted.repositories);
-    let packages = planner.packages(desired, observed, repositories.as_ref());
-    let needs: Vec<StepId> = repositories.into_iter().chain(packages).collect();
+    let packages = if policy.installer { None } else { planner.packages(desired, observed, repositories.as_ref()) };
+    must.extend(repositories.into_iter().chain(packages));
     for (key, origin, command) in sorted.live {
-        planner.command(&key, &origin, command, &needs);
+        planner.command(&key, &origin, command, &must);
     }
-    planner.scripts(desired, &needs);
+    let running =
+        [ScriptKind::Pre, ScriptKind::PreInstall, ScriptKind::Post, ScriptKind::Onerror, ScriptKind::Traceback];
+    let rest = if policy.installer { &running[2..] } else { &running[..] };
+    planner.scripts(desired, rest, must);
     planner.plan
 }
 
@@ -181,18 +188,19 @@ impl Planner<'_> {
                 super::LiveCommand::Services { .. } | super::LiveCommand::Firewall { .. } | super::LiveCommand::User(_)
             )
         );
-        self.step(action, reason, if needs_packages { after } else { &[] });
+        let waits = needs_packages || self.policy.installer;
+        self.step(action, reason, if waits { after } else { &[] });
     }
 
-    fn scripts(&mut self, desired: &Kickstart, needs: &[StepId]) {
+    /// Plans the sections of these kinds; gives what must have succeeded before anything that comes later.
+    fn scripts(&mut self, desired: &Kickstart, kinds: &[ScriptKind], mut must: Vec<StepId>) -> Vec<StepId> {
         // How often each was run: a section that stands there twice runs twice.
         let mut ran: HashMap<(Option<&str>, Digest), usize> = HashMap::new();
         for script in &self.applied.scripts {
             *ran.entry((script.node.as_deref(), script.digest)).or_default() += 1;
         }
-        let mut must: Vec<StepId> = needs.to_vec();
         let mut steps: HashMap<Digest, usize> = HashMap::new();
-        for script in &desired.scripts {
+        for script in desired.scripts.iter().filter(|script| kinds.contains(&script.kind)) {
             let name = name_of(script);
             let node = script.marker.as_ref().map(|marker| marker.node.as_str());
             if let Some(reason) = self.left_out(script) {
@@ -233,10 +241,15 @@ impl Planner<'_> {
                 must.push(id);
             }
         }
+        must
     }
 
     /// Why a section is not for a running machine, if so.
     fn left_out(&self, script: &Script) -> Option<String> {
+        if self.policy.installer {
+            let when_it_fails = matches!(script.kind, ScriptKind::Onerror | ScriptKind::Traceback);
+            return when_it_fails.then(|| format!("%{} runs only when an installation fails", script.kind.as_str()));
+        }
         if script.kind != ScriptKind::Post {
             return Some(format!("%{} runs only in an installer", script.kind.as_str()));
         }

@@ -292,6 +292,10 @@ pub struct Policy {
     pub exclude_nodes: BTreeSet<String>,
     /// The frontend's address: a repository below it is reached with the agent's certificate.
     pub frontend: Option<String>,
+    /// Whether the machine is being made and does not run yet. Then every section is run as an installer would (`%pre`, `%pre-install`,
+    /// `%post`, no node left out), and packages are left to whoever makes the machine.
+    #[serde(skip)]
+    pub installer: bool,
 }
 
 impl Default for Policy {
@@ -303,6 +307,7 @@ impl Default for Policy {
             remove_packages: false,
             exclude_nodes: exclude.into_iter().map(ToOwned::to_owned).collect(),
             frontend: None,
+            installer: false,
         }
     }
 }

@@ -158,3 +158,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_machine_that_is_being_made_runs_every_section_as_an_installer_would() {
+    let kickstart = read(
+        "lang a\n%packages\nvim\n%end\n%post\nthree\n%end\n%pre --erroronfail\none\n%end\n%post --nochroot\nfour\n%end\n\
+         %pre-install\ntwo\n%end\n%onerror\nnever\n%end\n",
+    );
+    let policy = Policy { installer: true, ..Policy::default() };
+    let plan = plan(&kickstart, &Applied::default(), &installed(&[]), &policy);
+    let bodies: Vec<&str> = plan
+        .steps
+        .iter()
+        .map(|step| match &step.action {
+            Action::Script(run) => run.body.trim(),
+            Action::Command(_) => "lang",
+            _ => "other",
+        })
+        .collect();
+    assert_eq!(bodies, ["one", "two", "lang", "three", "four"]);
+    // What comes after waits for the section whose failure ends an installation.
+    assert!(plan.steps[1..].iter().all(|step| step.after.contains(&plan.steps[0].id)));
+    // A running machine has nothing left to do then.
+    let applied = Applied::all_of(&kickstart, &Policy::default());
+    assert!(super::plan(&kickstart, &applied, &installed(&["vim"]), &Policy::default()).is_empty());
+}

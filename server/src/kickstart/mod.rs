@@ -20,17 +20,17 @@ use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use rocks_common::attr::{Attributes, Scope};
 use rocks_common::diag::Diagnostics;
-use rocks_common::ids::{Digest, Generation, HostName};
+use rocks_common::ids::{ApplianceName, Digest, Generation, HostName};
 use rocks_common::profile::Profile;
 use rocks_common::roll::{LoadOptions, RollSet};
 use rocks_common::seal::Claim;
-use rocks_common::{check, roll};
+use rocks_common::{check, generate, roll};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ca::Authority;
 use crate::eval::{Confinement, Policy, Runner};
-use crate::store::{Setting, Store, StoreError, attributes_of};
+use crate::store::{Host, Setting, Store, StoreError, attributes_of};
 use render::{Basis, Kept, Work};
 
 /// A kickstart's text and what is said about it.
@@ -250,11 +250,15 @@ impl Service {
 
     async fn attributes_and_root(&self, host: &HostName) -> Result<(Attributes, String), StoreError> {
         let host = self.store.host(host).await?;
+        self.attributes_and_root_of(&host).await
+    }
+
+    async fn attributes_and_root_of(&self, host: &Host) -> Result<(Attributes, String), StoreError> {
         let (appliances, settings) = (self.store.appliances().await?, self.store.attributes().await?);
         let appliance = appliances.iter().find(|a| a.name == host.appliance);
         let appliance =
             appliance.ok_or_else(|| StoreError::Missing { kind: "appliance", name: host.appliance.to_string() })?;
-        let mut attributes = attributes_of(&host, appliance, &settings, &self.frontend_url);
+        let mut attributes = attributes_of(host, appliance, &settings, &self.frontend_url);
         if let Some(rolls) = self.rolls() {
             rolls.complete(&mut attributes);
         }
@@ -267,6 +271,32 @@ impl Service {
     /// See [`RenderError`].
     pub async fn profile(&self, host: &HostName) -> Result<Made, RenderError> {
         let (attributes, root) = self.attributes_and_root(host).await?;
+        self.make(attributes, root).await
+    }
+
+    /// The kickstart of an appliance as such, for an image of it: that of a host named `localhost` that has no attributes of its own.
+    ///
+    /// # Errors
+    /// See [`RenderError`].
+    pub async fn of_appliance(&self, appliance: &ApplianceName, arch: &str) -> Result<String, RenderError> {
+        let name = HostName::new("localhost").map_err(|error| RenderError::Problems(error.to_string()))?;
+        let host = Host {
+            name,
+            appliance: appliance.clone(),
+            arch: arch.to_owned(),
+            os: "linux".to_owned(),
+            rack: 0,
+            rank: 0,
+            facts: None,
+            enrolled: None,
+            last: None,
+        };
+        let (attributes, root) = self.attributes_and_root_of(&host).await?;
+        let made = self.make(attributes, root).await?;
+        generate::kickstart(&made.profile).map_err(|problems| RenderError::Problems(problems.render()))
+    }
+
+    async fn make(&self, attributes: Attributes, root: String) -> Result<Made, RenderError> {
         let rolls = self.rolls().ok_or(RenderError::NoRolls)?;
         let basis = self.basis(&rolls).await?;
         let runner = self.runner(&rolls, &basis);

@@ -56,6 +56,8 @@ fn convert_inner(deb: &Path, out: &Path) -> Result<PathBuf> {
     b.epoch(version.epoch).release(&version.release).description(description).vendor("Rocks test bed").group("misc");
 
     relations(&mut b, &control, name);
+    // The accounts first: what belongs to a group that is not there yet falls to root.
+    b.requires(Dependency::script_pre(super::skeleton::NAME));
     let libraries = files(&mut b, deb, &control)?;
     for p in library_provides(name, &libraries)? {
         b.provides(p);
@@ -90,6 +92,9 @@ fn relations(b: &mut PackageBuilder, control: &Control, name: &str) {
     }
     for c in control.relation("Recommends") {
         b.recommends(c.dependency());
+    }
+    for extra in recipe::extra_requires(name) {
+        b.requires(Dependency::any(*extra));
     }
     for extra in recipe::extra_provides(name) {
         b.provides(Dependency::eq(*extra, Version::parse(control.get("Version")).to_string()));

@@ -4,7 +4,7 @@
 //! too, so that the very rolls that ship with the product apply.
 
 /// Raised when the converter or these tables change what comes out, so that a cached appliance is made anew.
-pub const RECIPE_VERSION: u32 = 3;
+pub const RECIPE_VERSION: u32 = 5;
 
 /// Debian packages of the base system; essential ones come by themselves.
 pub const BASE: &[&str] = &[
@@ -43,6 +43,11 @@ pub const ADDON: &[&str] = &[
     "git",
     "environment-modules",
     "nfs-common",
+    // What an image of its own boots with.
+    "linux-image-cloud-amd64",
+    "grub-common",
+    "grub-pc-bin",
+    "grub-efi-amd64-bin",
 ];
 
 /// Packages that resolution brings and that must not come in: the package manager that this is not.
@@ -51,6 +56,10 @@ pub const NEVER: &[&str] = &["apt"];
 /// The RHEL family's names for what a Debian package is.
 pub fn extra_provides(debian: &str) -> &'static [&'static str] {
     match debian {
+        name if name.starts_with("linux-image-6") => &["kernel"],
+        "grub-common" => &["grub2-tools"],
+        "grub-pc-bin" => &["grub2-pc", "grub2-pc-modules"],
+        "grub-efi-amd64-bin" => &["grub2-efi-x64-modules"],
         "vim" => &["vim-enhanced"],
         "vim-common" => &["vim-filesystem"],
         "openjdk-17-jre-headless" => &["java-17-openjdk-headless", "java-headless", "jre-headless"],
@@ -72,6 +81,33 @@ pub fn extra_provides(debian: &str) -> &'static [&'static str] {
         "init-system-helpers" => &["initscripts-service"],
         "base-files" => &["redhat-release", "system-release"],
         "dash" => &["/bin/sh", "/usr/bin/sh"],
+        _ => &[],
+    }
+}
+
+/// What belongs to a system here because it is essential, and elsewhere because something needs it.
+pub fn extra_requires(debian: &str) -> &'static [&'static str] {
+    match debian {
+        "base-files" => &[
+            "systemd-sysv",
+            "login",
+            "mount",
+            "passwd",
+            "hostname",
+            "grep",
+            "sed",
+            "gzip",
+            "findutils",
+            "diffutils",
+            "ncurses-base",
+            "ncurses-bin",
+            "procps",
+            "udev",
+            "dbus",
+            "kmod",
+            "ca-certificates",
+            "tzdata",
+        ],
         _ => &[],
     }
 }

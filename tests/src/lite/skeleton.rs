@@ -54,8 +54,26 @@ pub fn build(out: &Path) -> Result<PathBuf> {
         let o = if config { o.config().noreplace().verify(FileVerifyFlags::MODE) } else { o };
         b.with_file_contents(text.as_bytes(), o)?;
     }
+    b.post_trans_script(POST_TRANS);
     Ok(b.build()?.write_to(out)?)
 }
+
+/// What the maintainer scripts that were left out would have done, in whatever root the packages are installed into.
+const POST_TRANS: &str = "\
+chgrp shadow /etc/shadow
+ldconfig
+[ -e /usr/bin/awk ] || ln -s mawk /usr/bin/awk
+for s in auth account session session-noninteractive password; do
+  [ -e /etc/pam.d/common-$s ] || echo \"${s%%-*} required pam_unix.so\" > /etc/pam.d/common-$s
+done
+[ -e /etc/ssh/sshd_config ] || cp -p /usr/share/openssh/sshd_config /etc/ssh/sshd_config 2>/dev/null
+mkdir -p /etc/network /etc/dnf/vars
+[ -e /etc/network/interfaces ] || printf 'auto lo\\niface lo inet loopback\\n' > /etc/network/interfaces
+echo 1 > /etc/dnf/vars/releasever
+systemctl --root=/ preset-all --preset-mode=full >/dev/null 2>&1
+systemctl --root=/ set-default multi-user.target >/dev/null 2>&1
+:
+";
 
 /// Does what the maintainer scripts that were left out would have done, and what an image builder does last.
 pub fn finish(tree: &Path) -> Result<()> {

@@ -1,0 +1,124 @@
+//! Images: building answers in lines, as the distribution does; who hangs up stops a build.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use jiff::Timestamp;
+use rocks_common::ids::{ApplianceName, Digest, ImageName};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Admin;
+use super::distro::lines;
+use super::problem::{Answer, Failure, Input, Named, answer, done};
+use crate::builder::{self, BuildError};
+use crate::images::{Image, ImageError, Images};
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Missing(_) => Self::new(StatusCode::NOT_FOUND, "not-found", error.to_string()),
+            ImageError::Io { .. } => Self::internal(&error),
+        }
+    }
+}
+
+pub(super) async fn list(State(admin): State<Admin>) -> Answer {
+    let images = admin.images.clone();
+    let all = tokio::task::spawn_blocking(move || images.list()).await.map_err(|error| Failure::internal(&error))??;
+    answer(&all)
+}
+
+pub(super) async fn remove(State(admin): State<Admin>, Named(name): Named<ImageName>) -> Answer {
+    let images = admin.images.clone();
+    tokio::task::spawn_blocking(move || images.remove(&name)).await.map_err(|error| Failure::internal(&error))??;
+    done()
+}
+
+#[derive(Deserialize)]
+pub(super) struct BuildOrder {
+    appliance: ApplianceName,
+    /// The image's name; none: the appliance's.
+    #[serde(default)]
+    name: Option<ImageName>,
+    #[serde(default)]
+    arch: Option<String>,
+    /// MiB of the disk.
+    #[serde(default)]
+    size: Option<u64>,
+    /// Files of the keys that packages must be signed with.
+    #[serde(default)]
+    gpgkeys: Vec<PathBuf>,
+}
+
+pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<BuildOrder>) -> Result<Response, Failure> {
+    let name = match order.name {
+        Some(name) => name,
+        None => order.appliance.as_str().parse().map_err(|error| Failure::bad("bad-name", format!("{error}")))?,
+    };
+    let arch = order.arch.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    if !["x86_64", "aarch64"].contains(&arch.as_str()) {
+        return Err(Failure::bad("bad-arch", format!("images are made for x86_64 and aarch64, not for {arch:?}")));
+    }
+    if let Some(key) = order.gpgkeys.iter().find(|key| !key.is_absolute() || !key.is_file()) {
+        return Err(Failure::bad("not-a-key", format!("{} is not the absolute path of a key", key.display())));
+    }
+    let mirror = admin.config.state.join("mirror/rocks-dist").join(&arch);
+    if !mirror.join("repodata").exists() {
+        let title = format!("the mirror has no packages for {arch}");
+        return Err(Failure::bad("no-mirror", title).hint("publish it with `rocks create distro`"));
+    }
+    let kickstart = admin.service.of_appliance(&order.appliance, &arch).await.map_err(Failure::from)?;
+    let work = admin.images.begin()?;
+    let frontend_url = admin.service.frontend_url.clone();
+    Ok(lines(move |lines| async move {
+        let digest = Digest::of(kickstart.as_bytes());
+        let build = builder::Order {
+            appliance: order.appliance.to_string(),
+            kickstart,
+            arch: arch.clone(),
+            mirror,
+            frontend_url,
+            gpgkeys: order.gpgkeys,
+            disk_mib: order.size,
+            work: work.path().to_path_buf(),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ending, told, images) = (stop.clone(), lines.clone(), admin.images.clone());
+        let finish = move || -> Result<Image, Failure> {
+            let built = builder::parent::build(&build, &stop, &mut |phase, doing| {
+                let _ = told.try_send(json!({"progress": {"step": phase, "doing": doing}}));
+            })
+            .map_err(|error| not_built(&error))?;
+            let made = Timestamp::now().as_second();
+            let image = Image { name, appliance: order.appliance, arch, kickstart: digest, made, built };
+            publish(&images, work.path(), &image)?;
+            Ok(image)
+        };
+        let work = tokio::task::spawn_blocking(finish);
+        let image = tokio::select! {
+            image = work => image.map_err(|error| Failure::internal(&error))??,
+            () = lines.closed() => {
+                ending.store(true, Ordering::Relaxed);
+                return Err(Failure::bad("interrupted", "nobody waits for the image any more"));
+            }
+        };
+        serde_json::to_value(image).map_err(|error| Failure::internal(&error))
+    }))
+}
+
+fn publish(images: &Images, work: &std::path::Path, image: &Image) -> Result<(), Failure> {
+    images.publish(work, image).map_err(Failure::from)
+}
+
+fn not_built(error: &BuildError) -> Failure {
+    let failure = Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "not-built", error.to_string());
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
