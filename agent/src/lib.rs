@@ -10,6 +10,7 @@ pub mod converge;
 pub mod execute;
 pub mod fetch;
 pub mod files;
+pub mod fit;
 pub mod identity;
 pub mod journal;
 pub mod leftover;

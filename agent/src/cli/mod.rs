@@ -1,6 +1,7 @@
 //! The command line of `rocks-agent`.
 
 mod check;
+mod fit;
 mod install;
 mod online;
 mod plan;
@@ -66,6 +67,11 @@ enum Command {
     Install(install::Args),
     /// Receive one image from the frontend onto a volume or into a file, prove it, and end
     Receive(receive::Args),
+    /// Make the image at --root (a folder, a disk or an image file) a machine in the cloud: root, bootloader, network, keys
+    Fit(fit::Args),
+    /// What `fit` starts in a mount namespace of its own
+    #[command(hide = true)]
+    FitInside,
     /// Print what a shell must read to complete this program's words
     Completions {
         /// The shell
@@ -96,6 +102,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         return check::run(args, cli.output, output).into();
     }
     match &cli.command {
+        // The image is no machine whose configuration counts.
+        Command::Fit(args) => return fit::run(args, &cli.root, cli.output, output).into(),
+        Command::FitInside => return fit::inside(output).into(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "rocks-agent", &mut script);
@@ -124,7 +133,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
     };
     let code = match cli.command {
         // Answered above.
-        Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => output::USAGE,
+        Command::Check(_)
+        | Command::Fit(_)
+        | Command::FitInside
+        | Command::Completions { .. }
+        | Command::Man { .. } => output::USAGE,
         Command::Plan(args) => plan::run(&args, config, cli.output, output),
         Command::Install(args) => install::run(&args, config, cli.output, output),
         Command::Status => online::status(&config, cli.output, output),

@@ -11,7 +11,7 @@ use rocks_ship::shipment::{Phase, Progress, Receiver, ShipmentError, Target};
 use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
 use rustls_pki_types::ServerName;
 
-use super::{Format, online};
+use super::{Format, fit, online};
 use crate::config::Config;
 use crate::output::{self, Output};
 use crate::tls;
@@ -46,9 +46,26 @@ pub(super) struct Args {
     /// How long to wait for a shipment, and for an interrupted one to go on
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     patience: u64,
+    /// Make what arrived a machine in the cloud, when it has been verified: see `rocks-agent fit`
+    #[arg(long)]
+    fit: bool,
+    #[command(flatten)]
+    fitting: fit::Options,
 }
 
 pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Output<'_>) -> u8 {
+    log(format);
+    if !args.fit && args.fitting.any() {
+        output.message("error: --root-device, --join and --partition only mean something with --fit\n");
+        return output::USAGE;
+    }
+    let fitting = match args.fit.then(|| fit::prepare(&args.fitting)).transpose() {
+        Ok(fitting) => fitting,
+        Err(message) => {
+            output.message(&format!("error: {message}\n"));
+            return output::FAILED;
+        }
+    };
     let identity = match online::identity(config, output) {
         Ok(identity) => identity,
         Err(code) => return code,
@@ -105,13 +122,29 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
             Ok(shipped) => {
                 // The sender has the proof already; that the end arrives too is a courtesy.
                 let _ = stream.finish();
+                // What was proved is what was shipped; only then it is changed. The same volume can take the next shipment all the same:
+                // the blocks that differ travel again.
+                let fitted = match fitting.map(|ready| {
+                    phase("fitting", None);
+                    ready.fit(&args.target)
+                }) {
+                    None => None,
+                    Some(Ok(fitted)) => Some(fitted),
+                    Some(Err(error)) => return fit::failed(&error, output),
+                };
+                phase("done", None);
                 let text = match format {
                     Format::Json => {
-                        serde_json::json!({"api_version": "rocks/v1", "shipped": shipped}).to_string() + "\n"
+                        let done = serde_json::json!({"api_version": "rocks/v1", "shipped": shipped, "fitted": fitted});
+                        done.to_string() + "\n"
                     }
                     Format::Human => format!(
-                        "received {} bytes, {} of {} blocks, verified: {}\n",
-                        shipped.bytes, shipped.sent, shipped.blocks, shipped.digest
+                        "received {} bytes, {} of {} blocks, verified: {}\n{}",
+                        shipped.bytes,
+                        shipped.sent,
+                        shipped.blocks,
+                        shipped.digest,
+                        fitted.map(|fitted| fitted.render()).unwrap_or_default()
                     ),
                 };
                 return output.data(&text, output::OK);
@@ -133,6 +166,20 @@ fn chain(error: &ShipmentError) -> String {
     format!("{error}{cause}")
 }
 
+/// Lines in the log, on standard error: for people, or as JSON.
+fn log(format: Format) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ROCKS_LOG").unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let _ = match format {
+        Format::Human => log.without_time().try_init(),
+        Format::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+    };
+}
+
+fn phase(phase: &str, blocks: Option<u64>) {
+    tracing::info!(phase, blocks, "shipment");
+}
+
 /// A line in the log whenever a new phase begins.
 #[derive(Default)]
 struct Lines(std::sync::Mutex<Option<Phase>>);
@@ -141,7 +188,9 @@ impl Lines {
     fn tell(&self, at: Progress) {
         let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.replace(at.phase) != Some(at.phase) {
-            tracing::info!(phase = ?at.phase, blocks = at.of, "shipment");
+            let name = serde_json::to_value(at.phase).unwrap_or_default();
+            // The other end sends; we receive.
+            phase(name.as_str().map_or("", |name| if name == "sending" { "receiving" } else { name }), Some(at.of));
         }
     }
 }
