@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rocks_ship::shipment::{Phase, Progress, Receiver, ShipmentError, Target};
-use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
+use rocks_ship::transport::{self, Caller, Door, Options, Tcp, Transport, Udt};
 use rustls_pki_types::ServerName;
 
 use super::{Format, fit, online};
@@ -84,22 +84,28 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
                 Way::Udt => Box::new(Udt::new(options)),
                 Way::Tcp => Box::new(Tcp::new(options)),
             };
-            Ok((tls, name, receiver, transport.listen(args.listen)?))
+            let listener = transport.listen(args.listen)?;
+            let prove = move |connection| transport::secure_client(connection, &tls, name.clone());
+            Ok((receiver, Door::new(listener, Box::new(prove))))
         });
-    let (tls, name, receiver, listener) = match prepared {
+    let (receiver, door) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             output.message(&format!("error: {error:#}\n"));
             return output::FAILED;
         }
     };
-    output.message(&format!("waiting for an image for {} at {}\n", identity.host, listener.local()));
+    output.message(&format!("waiting for an image for {} at {}\n", identity.host, door.local()));
     let patience = Duration::from_secs(args.patience);
     let mut end = Instant::now() + patience;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let connection = match listener.accept(Some(left)) {
-            Ok(Some(connection)) => connection,
+        let mut stream = match door.next(left) {
+            Ok(Some(Caller::Admitted(stream))) => stream,
+            Ok(Some(Caller::SentAway(peer, error))) => {
+                output.message(&format!("{peer} was sent away: {error}\n"));
+                continue;
+            }
             Ok(None) => {
                 output.message("error: nobody shipped anything\n");
                 return output::TEMPORARY;
@@ -109,16 +115,8 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
                 return output::FAILED;
             }
         };
-        let peer = connection.peer();
-        let mut stream = match transport::secure_client(connection, &tls, name.clone()) {
-            Ok(stream) => stream,
-            Err(error) => {
-                output.message(&format!("{peer} was sent away: {error}\n"));
-                continue;
-            }
-        };
         let progress = Lines::default();
-        match receiver.run(&mut stream, &|at| progress.tell(at)) {
+        match receiver.run(&mut *stream, &|at| progress.tell(at)) {
             Ok(shipped) => {
                 // The sender has the proof already; that the end arrives too is a courtesy.
                 let _ = stream.finish();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{drain, options, pair, pour};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rocks_ship::transport::{
-    SecureStream, Tcp, Transport, Udt, client_config, secure_client, secure_server, server_config,
+    Caller, Door, SecureStream, Tcp, Transport, Udt, client_config, secure_client, secure_server, server_config,
 };
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -122,5 +122,32 @@ fn a_stream_that_just_stops_is_an_error() {
         b.read_exact(&mut got).expect("reads");
         drop(a);
         assert!(b.read(&mut got).is_err(), "{}", t.name());
+    }
+}
+
+#[test]
+fn a_silent_stranger_keeps_nobody_out() {
+    use std::time::Duration;
+    let authority = Authority::new();
+    for t in [&Udt::new(options()) as &dyn Transport, &Tcp::new(options())] {
+        let (chain, key) = authority.issue("receiver.rocks");
+        let theirs = server_config(authority.roots(), chain, key).expect("a server's configuration");
+        let listener = t.listen(common::here()).expect("listens");
+        let door = Door::new(listener, Box::new(move |connection| secure_server(connection, &theirs)));
+        // They connect, and that is all that they do.
+        let silent: Vec<_> = (0..3).map(|_| t.connect(door.local()).expect("connected")).collect();
+        let (chain, key) = authority.issue("sender.rocks");
+        let ours = client_config(authority.roots(), chain, key).expect("a client's configuration");
+        let to = door.local();
+        let name = ServerName::try_from("receiver.rocks").expect("a name");
+        let client = std::thread::scope(|scope| {
+            let calling = scope.spawn(|| secure_client(t.connect(to).expect("connected"), &ours, name.clone()));
+            let caller = door.next(Duration::from_secs(3)).expect("a door").expect("a caller");
+            assert!(matches!(caller, Caller::Admitted(_)), "{caller:?}");
+            calling.join().expect("no panic").expect("let in")
+        });
+        drop((silent, client));
+        drop(door);
+        t.listen(to).expect("the port is free again");
     }
 }

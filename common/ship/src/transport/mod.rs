@@ -1,5 +1,6 @@
 //! One ordered, reliable stream of bytes between two machines, blocking, with an end that is confirmed.
 
+mod door;
 mod secure;
 mod tcp;
 pub mod udt;
@@ -10,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use door::{Caller, Door, Proof};
 pub use secure::{Role, SecureStream, client_config, secure_client, secure_server, server_config};
 pub use tcp::Tcp;
 pub use udt::Udt;
