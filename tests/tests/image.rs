@@ -118,8 +118,17 @@ fn an_image_is_built_the_same_again_shipped_booted_and_has_nothing_left_to_do() 
     world.rocks(&["ship", "image", "lite", "host=receiver-0-0", &to]).unwrap_or_else(|error| panic!("{error:#}"));
     wait_for("the receiver's end", Duration::from_secs(20), || Ok(receiver.ended())).expect("it ends");
     assert!(same(&first, &arrived), "what arrived is another image");
-    boots(&arrived, work.path(), false);
     boots(&first, work.path(), true);
+
+    // Fitted to the cloud it boots, too, and a second fitting finds nothing to change.
+    let fit = || {
+        let done = cmd(&agent).args(["-o", "json", "fit", "--root"]).arg(&arrived).run().expect("it is fitted");
+        let json: serde_json::Value = serde_json::from_str(&done.stdout).expect("json");
+        json["fitted"]["changes"].as_array().map_or(usize::MAX, Vec::len)
+    };
+    assert!(fit() > 0);
+    assert_eq!(fit(), 0, "what was fitted is changed again");
+    boots(&arrived, work.path(), false);
 
     // The kickstart that it was made of is applied.
     let mut instance = world.instance_of_image("lite-0-0", "lite", &arrived).expect("an instance");

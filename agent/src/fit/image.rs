@@ -104,16 +104,24 @@ pub fn inside(job: &Job, processes: &dyn Processes) -> Result<Fitted, FitError> 
     mounts.mount(root, Path::new(PLACE), true)?;
     let tree = Tree::open(Path::new(PLACE))?;
     let table = tree.text("etc/fstab")?.unwrap_or_default();
+    let mut notes = Vec::new();
     for (place, volume) in fstab::mounted_at(&table, &disk, &BOOT) {
         // Mounting follows links, out of the image as well: only a plain folder will do.
         let path = place.trim_start_matches('/');
         let is_plain =
             path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]).all(|p| tree.kind(p) == Kind::Folder);
         if is_plain {
-            mounts.mount(volume, &Path::new(PLACE).join(path), true)?;
+            match mounts.mount(volume, &Path::new(PLACE).join(path), true) {
+                // What firmware reads names the root by its UUID, which stays as it is; a small kernel need not know FAT for that.
+                Err(FitError::Mount { output, .. }) if volume.kind == "vfat" => {
+                    notes.push(format!("{place} was left as it is: {}", output.lines().next().unwrap_or_default()));
+                }
+                other => other?,
+            }
         }
     }
-    let planned = plan(&tree, &job.wish, Some(&disk))?;
+    let mut planned = plan(&tree, &job.wish, Some(&disk))?;
+    planned.notes.extend(notes);
     let fitted = execute(&tree, planned)?;
     drop(tree);
     mounts.end()?;
