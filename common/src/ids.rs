@@ -118,11 +118,6 @@ name_type! {
 }
 
 name_type! {
-    /// An image's name on the frontend: that of its appliance, or what the administrator calls it.
-    ImageName, "image name", identifier_like
-}
-
-name_type! {
     /// A roll's name: the name of its folder, and of `roll=` in its graph files.
     RollName, "roll name", identifier_like
 }

@@ -169,8 +169,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let renewer = tokio::spawn(renew_server_certificate(authority.clone(), config.clone(), tls_sender));
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
-    let images = crate::images::Images::open(&config.state);
-    let admin = Admin { authority, store, service, config, metrics, mirror, images, reload, copying: Arc::default() };
+    let admin = Admin { authority, store, service, config, metrics, mirror, reload, copying: Arc::default() };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
     tell("READY=1\nSTATUS=serving");

@@ -1,13 +1,11 @@
 //! The frontend: the daemon `rocks-server` and its offline tools, and `rocks`, the administrator's command line.
 
 pub mod admin;
-pub mod builder;
 pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod eval;
-pub mod images;
 pub mod kickstart;
 pub mod listen;
 pub mod manual;

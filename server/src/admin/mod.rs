@@ -5,7 +5,6 @@
 mod attributes;
 mod distro;
 mod hosts;
-mod images;
 mod problem;
 mod rolls;
 mod shipments;
@@ -41,8 +40,6 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The RPM mirror.
     pub mirror: Mirror,
-    /// The images.
-    pub images: crate::images::Images,
     /// The authority, for shipments.
     pub authority: Arc<crate::ca::Authority>,
     /// Asks for the rolls to be read again.
@@ -78,8 +75,6 @@ pub fn router(admin: Admin) -> Router {
         .route("/distro/folders", delete(distro::remove_folder))
         .route("/mirrors", get(distro::mirrors).post(distro::copy))
         .route("/mirrors/{name}", delete(distro::remove_mirror))
-        .route("/images", get(images::list).post(images::create))
-        .route("/images/{name}", delete(images::remove))
         .route("/shipments", post(shipments::create))
         .route("/health", get(health));
     Router::new()

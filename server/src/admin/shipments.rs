@@ -23,7 +23,6 @@ const EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
 pub(super) struct ShipOrder {
-    /// An image's name, or the absolute path of one.
     image: PathBuf,
     host: HostName,
     /// `address:port`, or `name:port`.
@@ -37,12 +36,8 @@ pub(super) struct ShipOrder {
 
 pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ShipOrder>) -> Result<Response, Failure> {
     admin.store.host(&order.host).await?;
-    let image = match order.image.to_str().and_then(|name| name.parse().ok()) {
-        Some(name) => admin.images.disk(&name)?,
-        None => order.image,
-    };
-    if !image.is_absolute() || !image.exists() {
-        let title = format!("{} is not the absolute path of an image", image.display());
+    if !order.image.is_absolute() || !order.image.exists() {
+        let title = format!("{} is not the absolute path of an image", order.image.display());
         return Err(Failure::bad("not-an-image", title));
     }
     let found = tokio::net::lookup_host(&order.to).await.ok().and_then(|mut all| all.next());
@@ -63,8 +58,13 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ShipO
                 // Who is behind misses some.
                 let _ = told.try_send(json!({"progress": at}));
             };
-            let order =
-                Order { image: &image, host: &order.host, to, way: order.transport, rate: order.rate.map(|r| r / 8) };
+            let order = Order {
+                image: &order.image,
+                host: &order.host,
+                to,
+                way: order.transport,
+                rate: order.rate.map(|r| r / 8),
+            };
             ship::ship(&order, &admin.authority, &admin.config.names, &stop, &tell)
         });
         let done = tokio::select! {

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::context::{Context, Done};
 use super::spec::{Flag, Spec, Words};
-use super::{attributes, distro, hosts, images, objects, report, show};
+use super::{attributes, distro, hosts, objects, report, show};
 
 /// One command.
 pub(super) struct Entry {
@@ -69,20 +69,6 @@ pub(super) static COMMANDS: &[Entry] = &[
         keys = &[("arch", "architectures, separated by commas (default: this machine's)")],
         words = Words::Path,
         example = "rocks create distro /srv/rpms"
-    ),
-    spec!(
-        ["create", "image"],
-        ("APPLIANCE", 1, 1),
-        "Build a disk image of an appliance, as an installer would make it of its kickstart",
-        images::create,
-        keys = &[
-            ("name", "the image's name (default: the appliance's)"),
-            ("arch", "the architecture (default: this machine's)"),
-            ("size", "MiB of the disk (default: what the partitions need)"),
-            ("gpgkey", "files of the keys that packages must be signed with, separated by commas")
-        ],
-        words = Words::Appliance,
-        example = "rocks create image lite gpgkey=/etc/pki/rpm-gpg/RPM-GPG-KEY-example"
     ),
     spec!(
         ["create", "mirror"],
@@ -191,13 +177,6 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Host
     ),
     spec!(
-        ["list", "image"],
-        ("[NAME ...]", 0, MANY),
-        "List the images that the frontend keeps",
-        images::list,
-        words = Words::Image
-    ),
-    spec!(
         ["list", "mirror"],
         ("[NAME ...]", 0, MANY),
         "List upstream repositories that are copied",
@@ -243,14 +222,6 @@ pub(super) static COMMANDS: &[Entry] = &[
         "Remove an attribute of a host",
         attributes::remove_of_host,
         words = Words::Host
-    ),
-    spec!(
-        ["remove", "image"],
-        ("NAME", 1, 1),
-        "Remove an image",
-        images::remove,
-        flags = &[Flag::Yes],
-        words = Words::Image
     ),
     spec!(
         ["remove", "mirror"],
@@ -332,17 +303,17 @@ pub(super) static COMMANDS: &[Entry] = &[
     ),
     spec!(
         ["ship", "image"],
-        ("NAME|PATH", 1, 1),
+        ("PATH", 1, 1),
         "Ship an image to a host that runs `rocks-agent receive`",
-        images::ship,
+        distro::ship,
         keys = &[
             ("host", "the host that receives it (needed)"),
             ("to", "its address and port (needed)"),
             ("transport", "udt (default) or tcp"),
             ("rate", "the most bits a second")
         ],
-        words = Words::Image,
-        example = "rocks ship image lite host=receiver-0-0 to=198.51.100.7:8444"
+        words = Words::Path,
+        example = "rocks ship image lite.img host=receiver-0-0 to=198.51.100.7:8444"
     ),
     spec!(["sync", "config"], ("", 0, 0), "Read the rolls again and make all kickstarts anew", report::sync),
     spec!(

@@ -9,7 +9,6 @@ mod context;
 mod distro;
 mod dump;
 mod hosts;
-mod images;
 mod objects;
 mod progress;
 mod report;

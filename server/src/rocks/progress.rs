@@ -49,15 +49,6 @@ impl Progress {
             return;
         }
         let number = |name: &str| value[name].as_u64();
-        if let (Some(step), Some(doing)) = (value["step"].as_str(), value["doing"].as_str()) {
-            let text = format!("{step}: {doing}");
-            match &self.bar {
-                Some(bar) => bar.set_message(text),
-                None if self.mode == Mode::Auto => drop(writeln!(std::io::stderr(), "{text}")),
-                None => {}
-            }
-            return;
-        }
         let (at, of, text) = if let (Some(phase), Some(of)) = (value["phase"].as_str(), number("of")) {
             let (done, sent) = (number("done").unwrap_or(0), number("sent_bytes").unwrap_or(0));
             (done, of, format!("{phase}: {done}/{of} blocks, {} sent", HumanBytes(sent)))

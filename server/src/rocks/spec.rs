@@ -42,7 +42,6 @@ pub(super) enum Words {
     Appliance,
     Roll,
     Mirror,
-    Image,
 }
 
 /// One command, but for what runs it.
