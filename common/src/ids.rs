@@ -123,6 +123,11 @@ name_type! {
 }
 
 name_type! {
+    /// The name of an image on the frontend: the name of its folder, too.
+    ImageName, "image name", identifier_like
+}
+
+name_type! {
     /// An attribute's name. In the store any name that is an XML name is allowed, because it becomes an entity
     /// (rocks-xml 7); only those that are identifiers can stand in conditions.
     AttrName, "attribute name", |text| {
@@ -275,6 +280,9 @@ mod tests {
         }
         assert!(RollName::new("../x").is_err());
         assert!(RollName::new("zfs-linux").is_ok());
+        assert!(
+            ImageName::new("lite-1.2").is_ok() && ImageName::new(".part").is_err() && ImageName::new("a/b").is_err()
+        );
     }
 
     #[test]

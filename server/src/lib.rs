@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod eval;
+pub mod images;
 pub mod kickstart;
 pub mod listen;
 pub mod manual;

@@ -126,6 +126,12 @@ impl<'s> Sender<'s> {
         Ok(Self { source, manifest: source.manifest(tell)?, began, stop: Arc::default() })
     }
 
+    /// The digest over the whole, in hexadecimal, as a shipment of it says it.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        hex(&whole(self.source.bytes, &self.manifest))
+    }
+
     /// Set to true, it ends what is under way.
     #[must_use]
     pub fn stop(&self) -> Arc<AtomicBool> {
