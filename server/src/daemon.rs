@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::ca::Authority;
 use crate::config::Config;
+use crate::images::Images;
 use crate::kickstart::Service;
 use crate::listen::{self, Public};
 use crate::metrics::Metrics;
@@ -143,6 +144,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let config = Arc::new(config);
     let mirror = Mirror::open(config.state.join("mirror"))?;
+    let images = Arc::new(Images::open(&config.state)?);
     let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
     let (ending_sender, ending) = watch::channel(false);
     let public = Arc::new(Public {
@@ -169,7 +171,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let renewer = tokio::spawn(renew_server_certificate(authority.clone(), config.clone(), tls_sender));
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
-    let admin = Admin { authority, store, service, config, metrics, mirror, reload, copying: Arc::default() };
+    let copying = Arc::default();
+    let admin = Admin { authority, store, service, config, metrics, mirror, images, reload, copying };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
     tell("READY=1\nSTATUS=serving");

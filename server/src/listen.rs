@@ -195,6 +195,12 @@ pub fn host_of(der: &CertificateDer<'_>) -> Option<String> {
     caller_of(der).map(|caller| caller.host.to_string())
 }
 
+/// The host that a certificate of our authority is for, and its serial number.
+#[must_use]
+pub fn identity_of(der: &CertificateDer<'_>) -> Option<(HostName, String)> {
+    caller_of(der).map(|caller| (caller.host, caller.serial))
+}
+
 /// Answers a request; files of the mirror come in pieces, everything else is whole.
 async fn answer(public: &Arc<Public>, caller: Option<Arc<Caller>>, request: Request<Incoming>) -> Response<Body> {
     let id = request_id(request.headers());

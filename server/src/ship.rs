@@ -19,7 +19,7 @@ use crate::ca::{Authority, CaError};
 /// How long to wait before a connection is made again; twice as long each time, up to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long a receiver may be silent before the connection is made anew: that costs little, because the shipment goes on.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// How long a receiver may be out of reach before we give up.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -32,6 +32,16 @@ pub enum Way {
     Udt,
     /// TCP: where UDP does not pass.
     Tcp,
+}
+
+impl Way {
+    /// What carries it.
+    pub(crate) fn transport(self, options: Options) -> Box<dyn Transport> {
+        match self {
+            Self::Udt => Box::new(Udt::new(options)),
+            Self::Tcp => Box::new(Tcp::new(options)),
+        }
+    }
 }
 
 /// Why an image was not shipped.
@@ -51,6 +61,9 @@ pub enum ShipError {
         /// Who it should be.
         wanted: HostName,
     },
+    /// The frontend's own images.
+    #[error(transparent)]
+    Image(#[from] crate::images::ImageError),
     /// Our certificate.
     #[error(transparent)]
     Authority(#[from] CaError),
@@ -88,10 +101,7 @@ pub fn ship(
     let source = Source::open(order.image)?;
     let sender = Sender::new(&source, tell)?;
     let options = Options { rate: order.rate, patience: SILENCE, ..Options::default() };
-    let way: Box<dyn Transport> = match order.way {
-        Way::Udt => Box::new(Udt::new(options)),
-        Way::Tcp => Box::new(Tcp::new(options)),
-    };
+    let way = order.way.transport(options);
     let mut pause = PAUSES.0;
     let mut last_heard = Instant::now();
     loop {
@@ -136,7 +146,7 @@ pub fn ship(
     }
 }
 
-fn tls(authority: &Authority, names: &[String]) -> Result<Arc<rustls::ServerConfig>, ShipError> {
+pub(crate) fn tls(authority: &Authority, names: &[String]) -> Result<Arc<rustls::ServerConfig>, ShipError> {
     let (certificate, key, roots) = authority.tls_parts(names)?;
     transport::server_config(roots, vec![certificate], key).map_err(|error| ShipError::Tls(error.to_string()))
 }

@@ -6,6 +6,7 @@ mod install;
 mod online;
 mod plan;
 mod receive;
+mod send;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -67,6 +68,8 @@ enum Command {
     Install(install::Args),
     /// Receive one image from the frontend onto a volume or into a file, prove it, and end
     Receive(receive::Args),
+    /// Send an image to the frontend, which waits for it: `rocks upload image HOST name=NAME`
+    Send(send::Args),
     /// Make the image at --root (a folder, a disk or an image file) a machine in the cloud: root, bootloader, network, keys
     Fit(fit::Args),
     /// What `fit` starts in a mount namespace of its own
@@ -143,6 +146,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         Command::Status => online::status(&config, cli.output, output),
         Command::Enrol { join } => online::enrol(&config, join.as_deref(), output),
         Command::Receive(args) => receive::run(&args, &config, cli.output, output),
+        Command::Send(args) => send::run(&args, &config, cli.output, output),
         Command::Converge => online::converge(config, cli.output, output),
         Command::Run => online::run(config, output),
     };

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rocks_ship::shipment::{Phase, Progress, Receiver, ShipmentError, Target};
@@ -13,19 +14,38 @@ use rustls_pki_types::ServerName;
 
 use super::{Format, fit, online};
 use crate::config::Config;
+use crate::identity::Identity;
 use crate::output::{self, Output};
 use crate::tls;
 
 /// How long the frontend may be silent before we wait for it to connect anew: the shipment goes on then.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
 /// How a shipment comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Way {
+pub(super) enum Way {
     /// UDT: fills long and lossy paths
     Udt,
     /// TCP: where UDP does not pass
     Tcp,
+}
+
+impl Way {
+    /// What carries it.
+    pub(super) fn carrier(self, options: Options) -> Box<dyn Transport> {
+        match self {
+            Self::Udt => Box::new(Udt::new(options)),
+            Self::Tcp => Box::new(Tcp::new(options)),
+        }
+    }
+}
+
+/// What TLS needs to speak as this host, to its own frontend and nobody else.
+pub(super) fn trust(identity: &Identity) -> anyhow::Result<(Arc<rustls::ClientConfig>, ServerName<'static>)> {
+    let (ca, certificate, key) = identity.documents()?;
+    let name = identity.frontend.parse::<http::Uri>()?;
+    let name = name.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    Ok((tls::client(&ca, Some((&certificate, &key)))?, ServerName::try_from(name)?))
 }
 
 /// Receive one image from the frontend.
@@ -70,24 +90,13 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
         Ok(identity) => identity,
         Err(code) => return code,
     };
-    let prepared = identity
-        .documents()
-        .map_err(anyhow::Error::from)
-        .and_then(|(ca, certificate, key)| Ok(tls::client(&ca, Some((&certificate, &key)))?))
-        .and_then(|tls| {
-            let name = identity.frontend.parse::<http::Uri>()?;
-            let name = name.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let name = ServerName::try_from(name)?;
-            let receiver = Receiver::new(Target::open(&args.target)?, &args.bases)?;
-            let options = Options { patience: SILENCE, ..Options::default() };
-            let transport: Box<dyn Transport> = match args.transport {
-                Way::Udt => Box::new(Udt::new(options)),
-                Way::Tcp => Box::new(Tcp::new(options)),
-            };
-            let listener = transport.listen(args.listen)?;
-            let prove = move |connection| transport::secure_client(connection, &tls, name.clone());
-            Ok((receiver, Door::new(listener, Box::new(prove))))
-        });
+    let prepared = trust(&identity).and_then(|(tls, name)| {
+        let receiver = Receiver::new(Target::open(&args.target)?, &args.bases)?;
+        let carrier = args.transport.carrier(Options { patience: SILENCE, ..Options::default() });
+        let listener = carrier.listen(args.listen)?;
+        let prove = move |connection| transport::secure_client(connection, &tls, name.clone());
+        Ok((receiver, Door::new(listener, Box::new(prove))))
+    });
     let (receiver, door) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -159,13 +168,13 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
     }
 }
 
-fn chain(error: &ShipmentError) -> String {
+pub(super) fn chain(error: &ShipmentError) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     format!("{error}{cause}")
 }
 
 /// Lines in the log, on standard error: for people, or as JSON.
-fn log(format: Format) {
+pub(super) fn log(format: Format) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ROCKS_LOG").unwrap_or_else(|_| "info".into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let _ = match format {
@@ -180,15 +189,37 @@ fn phase(phase: &str, blocks: Option<u64>) {
 
 /// A line in the log whenever a new phase begins.
 #[derive(Default)]
-struct Lines(std::sync::Mutex<Option<Phase>>);
+pub(super) struct Lines {
+    last: std::sync::Mutex<Option<Phase>>,
+    sends: bool,
+}
 
 impl Lines {
-    fn tell(&self, at: Progress) {
-        let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// Of the end that sends.
+    pub(super) fn sending() -> Self {
+        Self { sends: true, ..Self::default() }
+    }
+
+    /// Another attempt begins.
+    pub(super) fn anew(&self) {
+        *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+
+    /// Whether the other end has said anything in this attempt: the first phase that is not ours alone has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        let last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        last.is_some_and(|phase| phase != Phase::Hashing)
+    }
+
+    pub(super) fn tell(&self, at: Progress) {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.replace(at.phase) != Some(at.phase) {
             let name = serde_json::to_value(at.phase).unwrap_or_default();
             // The other end sends; we receive.
-            phase(name.as_str().map_or("", |name| if name == "sending" { "receiving" } else { name }), Some(at.of));
+            phase(
+                name.as_str().map_or("", |name| if name == "sending" && !self.sends { "receiving" } else { name }),
+                Some(at.of),
+            );
         }
     }
 }

@@ -5,9 +5,11 @@
 mod attributes;
 mod distro;
 mod hosts;
+mod images;
 mod problem;
 mod rolls;
 mod shipments;
+mod uploads;
 
 use std::sync::Arc;
 
@@ -42,6 +44,8 @@ pub struct Admin {
     pub mirror: Mirror,
     /// The authority, for shipments.
     pub authority: Arc<crate::ca::Authority>,
+    /// The images.
+    pub images: Arc<crate::images::Images>,
     /// Asks for the rolls to be read again.
     pub reload: mpsc::Sender<()>,
     /// One copy of an upstream repository at a time.
@@ -75,7 +79,11 @@ pub fn router(admin: Admin) -> Router {
         .route("/distro/folders", delete(distro::remove_folder))
         .route("/mirrors", get(distro::mirrors).post(distro::copy))
         .route("/mirrors/{name}", delete(distro::remove_mirror))
+        .route("/images", get(images::list).post(images::import))
+        .route("/images/{name}", get(images::show).delete(images::remove))
+        .route("/images/{name}/content", post(uploads::through_socket))
         .route("/shipments", post(shipments::create))
+        .route("/uploads", post(uploads::from_host))
         .route("/health", get(health));
     Router::new()
         .nest("/api/v1", api)

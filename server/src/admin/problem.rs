@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::images::ImageError;
 use crate::kickstart::RenderError;
 use crate::store::StoreError;
 
@@ -64,6 +65,24 @@ impl From<RenderError> for Failure {
             RenderError::Store(error) => error.into(),
             other => Self::new(StatusCode::CONFLICT, "no-kickstart", other.to_string()),
         }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let text = match std::error::Error::source(&error) {
+            Some(cause) if !matches!(error, ImageError::Io { .. }) => format!("{error}: {cause}"),
+            _ => error.to_string(),
+        };
+        let mut failure = match &error {
+            ImageError::Missing(_) => Self::new(StatusCode::NOT_FOUND, "not-found", text),
+            ImageError::Exists(_) | ImageError::Busy(_) => Self::new(StatusCode::CONFLICT, "conflict", text),
+            ImageError::Format { .. } => Self::bad("not-an-image", text),
+            ImageError::Shipment(_) => Self::new(StatusCode::BAD_GATEWAY, "not-uploaded", text),
+            ImageError::Io { .. } => Self::internal(&text),
+        };
+        failure.0.hint = error.hint().map(ToOwned::to_owned);
+        failure
     }
 }
 

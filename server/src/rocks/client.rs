@@ -10,6 +10,7 @@ use rocks_common::wire::Problem;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::images::upload::{PROTOCOL, Upgraded};
 use crate::output::Exit;
 
 /// Most bytes of an answer.
@@ -44,20 +45,28 @@ fn down(socket: &Path) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     }
 }
 
-async fn request(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Refusal> {
+async fn request(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+    protocol: Option<&str>,
+) -> Result<Answer, Refusal> {
     let down = down(socket);
     let stream = UnixStream::connect(socket).await.map_err(|error| down(&error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| down(&error))?;
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "localhost")
-        .header("content-type", "application/json")
-        .body(Full::new(bytes))
-        .map_err(|error| Refusal::new(Exit::Usage, error.to_string()))?;
+        .header("content-type", "application/json");
+    if let Some(protocol) = protocol {
+        request = request.header("connection", "upgrade").header("upgrade", protocol);
+    }
+    let request = request.body(Full::new(bytes)).map_err(|error| Refusal::new(Exit::Usage, error.to_string()))?;
     sender.send_request(request).await.map_err(|error| down(&error))
 }
 
@@ -84,7 +93,7 @@ fn exit_of(status: StatusCode) -> Exit {
     }
 }
 
-fn refused(problem: Problem) -> Refusal {
+pub(super) fn refused(problem: Problem) -> Refusal {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Refusal { exit: exit_of(status), message: problem.title, hint: problem.hint }
 }
@@ -97,7 +106,7 @@ fn run<T>(work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> 
 /// Sends one request and gives its answer.
 pub(super) fn call(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
     run(async {
-        let bytes = whole(socket, request(socket, method, path, body).await?).await?;
+        let bytes = whole(socket, request(socket, method, path, body, None).await?).await?;
         serde_json::from_slice(&bytes).map_err(|error| Refusal::new(Exit::Failed, error.to_string()))
     })
 }
@@ -105,8 +114,23 @@ pub(super) fn call(socket: &Path, method: Method, path: &str, body: Option<&Valu
 /// Asks for something that is not JSON.
 pub(super) fn text(socket: &Path, path: &str) -> Result<String, Refusal> {
     run(async {
-        let bytes = whole(socket, request(socket, Method::GET, path, None).await?).await?;
+        let bytes = whole(socket, request(socket, Method::GET, path, None, None).await?).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    })
+}
+
+/// Makes the connection one that speaks the protocol of shipments.
+pub(super) fn upgrade(socket: &Path, path: &str) -> Result<Upgraded, Refusal> {
+    let down = down(socket);
+    run(async {
+        let response = request(socket, Method::POST, path, None, Some(PROTOCOL)).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            whole(socket, response).await?;
+            return Err(down(&"it does not take images"));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| down(&error))?;
+        let parts = upgraded.downcast::<TokioIo<UnixStream>>().map_err(|_| down(&"not a socket"))?;
+        Upgraded::new(parts.io.into_inner(), parts.read_buf).map_err(|error| down(&error))
     })
 }
 
@@ -118,7 +142,7 @@ pub(super) fn lines(
     progress: &mut dyn FnMut(&Value),
 ) -> Result<Value, Refusal> {
     run(async {
-        let mut response = request(socket, Method::POST, path, Some(body)).await?;
+        let mut response = request(socket, Method::POST, path, Some(body), None).await?;
         if !response.status().is_success() {
             whole(socket, response).await?;
             return Err(Refusal::new(Exit::Failed, "the frontend gave no answer"));

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::context::{Context, Done};
 use super::spec::{Flag, Spec, Words};
-use super::{attributes, distro, hosts, objects, report, show};
+use super::{attributes, distro, hosts, images, objects, report, show};
 
 /// One command.
 pub(super) struct Entry {
@@ -51,6 +51,15 @@ pub(super) static COMMANDS: &[Entry] = &[
             ("rank", "its place in the rack")
         ],
         example = "rocks add host lite-0-0 appliance=lite > join.toml"
+    ),
+    spec!(
+        ["add", "image"],
+        ("NAME FILE", 2, 2),
+        "Copy a disk image on the frontend's machine, raw or qcow2, to the frontend's images",
+        images::add,
+        keys = &[("appliance", "the appliance that it is of")],
+        words = Words::Path,
+        example = "rocks add image lite /srv/lite.qcow2 appliance=lite"
     ),
     spec!(
         ["add", "roll"],
@@ -177,6 +186,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Host
     ),
     spec!(
+        ["list", "image"],
+        ("[NAME ...]", 0, MANY),
+        "List the frontend's images: how large they are, and where they are from",
+        images::list,
+        words = Words::Image
+    ),
+    spec!(
         ["list", "mirror"],
         ("[NAME ...]", 0, MANY),
         "List upstream repositories that are copied",
@@ -222,6 +238,14 @@ pub(super) static COMMANDS: &[Entry] = &[
         "Remove an attribute of a host",
         attributes::remove_of_host,
         words = Words::Host
+    ),
+    spec!(
+        ["remove", "image"],
+        ("NAME", 1, 1),
+        "Remove an image, and what came of an upload of it",
+        images::remove,
+        flags = &[Flag::Yes],
+        words = Words::Image
     ),
     spec!(
         ["remove", "mirror"],
@@ -303,17 +327,17 @@ pub(super) static COMMANDS: &[Entry] = &[
     ),
     spec!(
         ["ship", "image"],
-        ("PATH", 1, 1),
+        ("NAME|PATH", 1, 1),
         "Ship an image to a host that runs `rocks-agent receive`",
-        distro::ship,
+        images::ship,
         keys = &[
             ("host", "the host that receives it (needed)"),
             ("to", "its address and port (needed)"),
             ("transport", "udt (default) or tcp"),
             ("rate", "the most bits a second")
         ],
-        words = Words::Path,
-        example = "rocks ship image lite.img host=receiver-0-0 to=198.51.100.7:8444"
+        words = Words::Image,
+        example = "rocks ship image lite host=receiver-0-0 to=198.51.100.7:8444"
     ),
     spec!(["sync", "config"], ("", 0, 0), "Read the rolls again and make all kickstarts anew", report::sync),
     spec!(
@@ -322,6 +346,21 @@ pub(super) static COMMANDS: &[Entry] = &[
         "Let a roll's <eval> code run on the frontend",
         objects::trust_roll,
         words = Words::Roll
+    ),
+    spec!(
+        ["upload", "image"],
+        ("FILE|HOST", 1, 1),
+        "Send an image to the frontend: a file of this machine, or what a host sends with `rocks-agent send`",
+        images::upload,
+        keys = &[
+            ("name", "the image's name (needed); an image of that name is replaced"),
+            ("appliance", "the appliance that it is of"),
+            ("at", "where the frontend listens for the host (default: 0.0.0.0:8444)"),
+            ("transport", "udt (default) or tcp, for a host"),
+            ("patience", "for how many seconds the host may be silent (default: 3600)")
+        ],
+        words = Words::Path,
+        example = "rocks upload image build-0-0 name=lite"
     ),
     spec!(
         ["wait", "host"],
@@ -338,7 +377,7 @@ pub(super) static COMMANDS: &[Entry] = &[
 /// What all commands under a verb do.
 fn about(verb: &str) -> &'static str {
     match verb {
-        "add" => "Add an appliance, a host, a roll",
+        "add" => "Add an appliance, a host, an image, a roll",
         "create" => "Make the distribution, copy an upstream repository",
         "disable" | "enable" => "Switch a roll",
         "trust" | "distrust" => "Decide whether a roll's code may run on the frontend",
@@ -349,6 +388,7 @@ fn about(verb: &str) -> &'static str {
         "set" => "Set attributes, or a host's appliance",
         "ship" => "Send an image to the cloud",
         "sync" => "Make kickstarts anew",
+        "upload" => "Send an image to the frontend",
         "wait" => "Wait for hosts",
         "host" => "Of a host",
         "appliance" => "Of an appliance",

@@ -20,6 +20,7 @@ fn candidates(spec: &Spec, current: &str) -> Vec<CompletionCandidate> {
         Words::Appliance => "/api/v1/appliances",
         Words::Roll => "/api/v1/rolls",
         Words::Mirror => "/api/v1/mirrors",
+        Words::Image => "/api/v1/images",
         Words::Path => return clap_complete::engine::PathCompleter::any().complete_from(current),
         Words::None => "",
     };

@@ -75,26 +75,3 @@ pub(super) fn remove_mirror(c: &Context<'_>) -> Done {
     c.confirm(&format!("remove the copy of mirror {}", c.names[0]))?;
     c.act(Method::DELETE, &format!("/api/v1/mirrors/{}", encode(&c.names[0])), &Value::Null)
 }
-
-pub(super) fn ship(c: &Context<'_>) -> Done {
-    let needed = |name: &str| {
-        c.key(name).ok_or_else(|| Refusal::new(Exit::Usage, format!("`{name}=` is missing")).hint(c.spec.example))
-    };
-    let full = std::path::absolute(&c.names[0]).map_err(|error| Refusal::new(Exit::Usage, error.to_string()))?;
-    let rate = c.key("rate").map(|_| c.number("rate", 0)).transpose()?;
-    let body = json!({"image": full, "host": needed("host")?, "to": needed("to")?,
-                      "transport": c.key("transport").unwrap_or("udt"), "rate": rate});
-    let shipped = c.long("/api/v1/shipments", &body)?;
-    let text = || {
-        format!(
-            "shipped {} bytes in {:.1} s: {} of {} blocks travelled as {} bytes; verified there: {}\n",
-            shipped["bytes"],
-            shipped["took"].as_f64().unwrap_or(0.0),
-            shipped["sent"],
-            shipped["blocks"],
-            shipped["sent_bytes"],
-            shipped["digest"].as_str().unwrap_or_default()
-        )
-    };
-    Ok((c.one(&shipped, text), Exit::Ok))
-}

@@ -70,6 +70,9 @@ pub(super) fn dump(c: &Context<'_>) -> Done {
             q(&m["versions"])
         ));
     }
+    for i in c.rows("/api/v1/images", &[])? {
+        out.push_str(&format!("# An image, left out: rocks add image {} {}\n", q(&i["name"]), q(&i["disk"])));
+    }
     let distro = c.get("/api/v1/distro")?;
     let folders: Vec<String> = distro["folders"].as_array().into_iter().flatten().map(q).collect();
     if !folders.is_empty() {

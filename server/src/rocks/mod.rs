@@ -9,6 +9,7 @@ mod context;
 mod distro;
 mod dump;
 mod hosts;
+mod images;
 mod objects;
 mod progress;
 mod report;

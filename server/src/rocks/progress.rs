@@ -50,8 +50,9 @@ impl Progress {
         }
         let number = |name: &str| value[name].as_u64();
         let (at, of, text) = if let (Some(phase), Some(of)) = (value["phase"].as_str(), number("of")) {
-            let (done, sent) = (number("done").unwrap_or(0), number("sent_bytes").unwrap_or(0));
-            (done, of, format!("{phase}: {done}/{of} blocks, {} sent", HumanBytes(sent)))
+            let done = number("done").unwrap_or(0);
+            let sent = number("sent_bytes").map(|sent| format!(", {} sent", HumanBytes(sent))).unwrap_or_default();
+            (done, of, format!("{phase}: {done}/{of} blocks{sent}"))
         } else {
             match self::amounts(value) {
                 Some(amounts) => amounts,

@@ -42,6 +42,7 @@ pub(super) enum Words {
     Appliance,
     Roll,
     Mirror,
+    Image,
 }
 
 /// One command, but for what runs it.
