@@ -84,8 +84,8 @@ fn an_image_is_built_the_same_again_shipped_booted_and_has_nothing_left_to_do() 
         let said = world.rocks(&["-o", "json", "create", "image", "lite", &format!("name={name}"), &key]);
         let said = said.unwrap_or_else(|error| panic!("{error:#}"));
         let image: serde_json::Value = serde_json::from_str(&said).expect("json");
-        assert_eq!(image["built"]["boots"], serde_json::json!(["bios", "uefi"]));
-        assert_eq!(image["built"]["notes"], serde_json::json!([]));
+        assert_eq!(image["from"]["boots"], serde_json::json!(["bios", "uefi"]));
+        assert_eq!(image["from"]["notes"], serde_json::json!([]));
         world.state().join("images").join(name).join("disk.raw")
     };
     let (first, again) = (build("lite"), build("again"));

@@ -10,6 +10,8 @@ use super::{Edit, FitError, View, grubenv};
 pub struct Kernel<'w> {
     /// `UUID=...`, `/dev/sda1`.
     pub root: &'w str,
+    /// The root's PARTUUID, if a kernel that names the root by it may go on doing so: without an initramfs it knows no other lasting name.
+    pub partuuid: Option<&'w str>,
     /// Whether the first network interface must be called `eth0`.
     pub eth0: bool,
     /// The root's UUID before and now, if it has another one: GRUB looks for it by that.
@@ -59,7 +61,9 @@ fn arguments(text: &str, kernel: &Kernel<'_>, part: Part) -> String {
     for word in &old {
         if word.starts_with("root=") {
             if !std::mem::replace(&mut has_root, true) {
-                new.push(root.clone());
+                let named = word.strip_prefix("root=PARTUUID=").zip(kernel.partuuid);
+                let stays = named.is_some_and(|(named, own)| named.eq_ignore_ascii_case(own));
+                new.push(if stays { word.clone() } else { root.clone() });
             }
         } else if kernel.eth0 && word.starts_with("net.ifnames=") {
             new.push("net.ifnames=0".to_owned());
@@ -282,7 +286,8 @@ mod tests {
     use super::super::fake::Fake;
     use super::*;
 
-    const KERNEL: Kernel<'_> = Kernel { root: "UUID=new", eth0: false, uuids: None, bare: false };
+    const KERNEL: Kernel<'_> =
+        Kernel { root: "UUID=new", partuuid: Some("p-1"), eth0: false, uuids: None, bare: false };
     const ADDED: &str = "console=tty0 console=ttyS0,115200n8 nvme_core.io_timeout=4294967295";
 
     #[test]
@@ -297,6 +302,8 @@ mod tests {
             fit("root=UUID=new console=ttyS0,9600"),
             "root=UUID=new console=tty0 console=ttyS0,9600 nvme_core.io_timeout=4294967295"
         );
+        assert_eq!(fit("root=PARTUUID=P-1 ro"), format!("root=PARTUUID=P-1 ro {ADDED}"));
+        assert_eq!(fit("root=PARTUUID=p-2 ro"), format!("root=UUID=new ro {ADDED}"));
         let fitted = fit("ro");
         assert_eq!(fit(&fitted), fitted);
         let named = arguments("ro net.ifnames=1", &Kernel { eth0: true, ..KERNEL }, Part::Common);

@@ -208,6 +208,7 @@ mod tests {
             kind,
             uuid: Some(uuid.to_owned()),
             label: label.map(ToOwned::to_owned),
+            partuuid: None,
         };
         let volumes = vec![
             volume(1, "vfat", "1234-ABCD", None),

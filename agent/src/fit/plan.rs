@@ -31,8 +31,13 @@ pub fn plan(view: &dyn View, wish: &Wish, disk: Option<&Disk>) -> Result<Plan, F
     let tool = Tool::of(view);
     let old = fitted.old_root.as_deref().and_then(|spec| spec.strip_prefix("UUID="));
     let uuids = old.zip(own.and_then(|volume| volume.uuid.as_deref())).filter(|(old, new)| old != new);
-    let kernel =
-        Kernel { root: &root, eth0: tool.wants_eth0(), uuids, bare: own.is_some_and(|volume| volume.number.is_none()) };
+    let kernel = Kernel {
+        root: &root,
+        partuuid: own.and_then(|volume| volume.partuuid.as_deref()).filter(|_| wish.root.is_none()),
+        eth0: tool.wants_eth0(),
+        uuids,
+        bare: own.is_some_and(|volume| volume.number.is_none()),
+    };
     plan.edits.extend(boot::edits(view, &kernel)?);
     plan.edits.extend(network::edits(view, tool)?);
     if tool == Tool::Unknown {
@@ -81,7 +86,14 @@ mod tests {
     use super::*;
 
     fn disk(number: Option<u32>) -> Disk {
-        let volume = Volume { number, bytes: 0..1, kind: "ext4", uuid: Some("r-o-o-t".into()), label: None };
+        let volume = Volume {
+            number,
+            bytes: 0..1,
+            kind: "ext4",
+            uuid: Some("r-o-o-t".into()),
+            label: None,
+            partuuid: Some("p-a-r-t".into()),
+        };
         Disk { volumes: vec![volume], root: 0 }
     }
 

@@ -20,6 +20,8 @@ pub struct Volume {
     pub uuid: Option<String>,
     /// Its label.
     pub label: Option<String>,
+    /// What its partition's table calls the partition.
+    pub partuuid: Option<String>,
 }
 
 impl Volume {
@@ -48,7 +50,8 @@ pub fn volumes(file: &File, bytes: u64) -> io::Result<Vec<Volume>> {
     let parts = partitions(file, bytes)?;
     let mut found = Vec::new();
     for part in parts {
-        found.extend(probe(file, Some(part.number), part.bytes)?);
+        let volume = probe(file, Some(part.number), part.bytes)?;
+        found.extend(volume.map(|volume| Volume { partuuid: part.partuuid, ..volume }));
     }
     Ok(found)
 }
@@ -68,7 +71,7 @@ fn probe(file: &File, number: Option<u32>, bytes: Range<u64>) -> io::Result<Opti
         .or_else(|| swap(&head))
         .or_else(|| self::btrfs(&btrfs))
         .or_else(|| vfat(&head));
-    Ok(found.map(|(kind, uuid, label)| Volume { number, bytes: bytes.clone(), kind, uuid, label }))
+    Ok(found.map(|(kind, uuid, label)| Volume { number, bytes: bytes.clone(), kind, uuid, label, partuuid: None }))
 }
 
 type Found = (&'static str, Option<String>, Option<String>);

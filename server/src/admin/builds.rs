@@ -1,4 +1,4 @@
-//! Images: building answers in lines, as the distribution does; who hangs up stops a build.
+//! Building images: answers in lines, as the distribution does; who hangs up stops a build.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,37 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use jiff::Timestamp;
 use rocks_common::ids::{ApplianceName, Digest, ImageName};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Admin;
 use super::distro::lines;
-use super::problem::{Answer, Failure, Input, Named, answer, done};
+use super::images::view;
+use super::problem::{Failure, Input};
 use crate::builder::{self, BuildError};
-use crate::images::{Image, ImageError, Images};
-
-impl From<ImageError> for Failure {
-    fn from(error: ImageError) -> Self {
-        match error {
-            ImageError::Missing(_) => Self::new(StatusCode::NOT_FOUND, "not-found", error.to_string()),
-            ImageError::Io { .. } => Self::internal(&error),
-        }
-    }
-}
-
-pub(super) async fn list(State(admin): State<Admin>) -> Answer {
-    let images = admin.images.clone();
-    let all = tokio::task::spawn_blocking(move || images.list()).await.map_err(|error| Failure::internal(&error))??;
-    answer(&all)
-}
-
-pub(super) async fn remove(State(admin): State<Admin>, Named(name): Named<ImageName>) -> Answer {
-    let images = admin.images.clone();
-    tokio::task::spawn_blocking(move || images.remove(&name)).await.map_err(|error| Failure::internal(&error))??;
-    done()
-}
+use crate::images::{Image, Made, Meta};
 
 #[derive(Deserialize)]
 pub(super) struct BuildOrder {
@@ -73,7 +52,7 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Build
         return Err(Failure::bad("no-mirror", title).hint("publish it with `rocks create distro`"));
     }
     let kickstart = admin.service.of_appliance(&order.appliance, &arch).await.map_err(Failure::from)?;
-    let work = admin.images.begin()?;
+    let room = admin.images.room()?;
     let frontend_url = admin.service.frontend_url.clone();
     Ok(lines(move |lines| async move {
         let digest = Digest::of(kickstart.as_bytes());
@@ -85,7 +64,7 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Build
             frontend_url,
             gpgkeys: order.gpgkeys,
             disk_mib: order.size,
-            work: work.path().to_path_buf(),
+            work: room.path().to_path_buf(),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let (ending, told, images) = (stop.clone(), lines.clone(), admin.images.clone());
@@ -94,10 +73,8 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Build
                 let _ = told.try_send(json!({"progress": {"step": phase, "doing": doing}}));
             })
             .map_err(|error| not_built(&error))?;
-            let made = Timestamp::now().as_second();
-            let image = Image { name, appliance: order.appliance, arch, kickstart: digest, made, built };
-            publish(&images, work.path(), &image)?;
-            Ok(image)
+            let meta = Meta::built(order.appliance, Made { arch, kickstart: digest, built });
+            Ok(images.publish(&name, &room.path().join(builder::IMAGE), &meta)?)
         };
         let work = tokio::task::spawn_blocking(finish);
         let image = tokio::select! {
@@ -107,12 +84,8 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Build
                 return Err(Failure::bad("interrupted", "nobody waits for the image any more"));
             }
         };
-        serde_json::to_value(image).map_err(|error| Failure::internal(&error))
+        serde_json::to_value(view(&admin, image)).map_err(|error| Failure::internal(&error))
     }))
-}
-
-fn publish(images: &Images, work: &std::path::Path, image: &Image) -> Result<(), Failure> {
-    images.publish(work, image).map_err(Failure::from)
 }
 
 fn not_built(error: &BuildError) -> Failure {

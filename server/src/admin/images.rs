@@ -15,13 +15,13 @@ use crate::images::{Image, import as files};
 
 /// An image as it is shown: with the place of its disk.
 #[derive(Serialize)]
-struct View {
+pub(super) struct View {
     #[serde(flatten)]
     image: Image,
     disk: Option<PathBuf>,
 }
 
-fn view(admin: &Admin, image: Image) -> View {
+pub(super) fn view(admin: &Admin, image: Image) -> View {
     View { disk: admin.images.disk(&image.name).ok(), image }
 }
 

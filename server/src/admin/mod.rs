@@ -3,6 +3,7 @@
 //! `openapi.json` beside this file describes it, is served at `/api/v1/openapi.json`, and a test holds it to the routes.
 
 mod attributes;
+mod builds;
 mod distro;
 mod hosts;
 mod images;
@@ -75,6 +76,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/nodes", get(rolls::nodes))
         .route("/edges", get(rolls::edges))
         .route("/sync", post(rolls::sync))
+        .route("/builds", post(builds::create))
         .route("/distro", get(distro::show).post(distro::create))
         .route("/distro/folders", delete(distro::remove_folder))
         .route("/mirrors", get(distro::mirrors).post(distro::copy))

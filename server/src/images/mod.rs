@@ -16,10 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use rocks_common::ids::{ApplianceName, HostName, ImageName};
+use rocks_common::ids::{ApplianceName, Digest, HostName, ImageName};
 use rocks_ship::image::Allocation;
 use rocks_ship::shipment::{Sender, ShipmentError, Source};
 use serde::{Deserialize, Serialize};
+
+use crate::builder::Built;
 
 /// The disk in an image's folder.
 const DISK: &str = "disk.raw";
@@ -33,11 +35,11 @@ const SCRATCH: &str = ".new-";
 const PIECE: usize = 64 << 10;
 
 /// Where an image is from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Origin {
     /// The frontend made it.
-    Built,
+    Built(Box<Made>),
     /// Somebody sent it: a host, or the administrator on this machine.
     Uploaded {
         /// The host.
@@ -59,8 +61,20 @@ pub enum Format {
     Raw,
 }
 
+/// How an image was made here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    /// The architecture.
+    pub arch: String,
+    /// The digest of the kickstart that it was made of.
+    pub kickstart: Digest,
+    /// What came of it.
+    #[serde(flatten)]
+    pub built: Built,
+}
+
 /// What whoever makes an image knows of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Meta {
     /// The appliance that it is of.
     pub appliance: Option<ApplianceName>,
@@ -73,13 +87,13 @@ pub struct Meta {
 impl Meta {
     /// Of an image that the frontend made for `appliance`.
     #[must_use]
-    pub const fn built(appliance: ApplianceName) -> Self {
-        Self { appliance: Some(appliance), from: Origin::Built, digest: None }
+    pub fn built(appliance: ApplianceName, made: Made) -> Self {
+        Self { appliance: Some(appliance), from: Origin::Built(Box::new(made)), digest: None }
     }
 }
 
 /// An image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     /// Its name.
     pub name: ImageName,
@@ -437,7 +451,17 @@ mod tests {
     fn images_appear_whole_are_replaced_in_one_step_and_go() {
         let state = tempfile::tempdir().expect("a folder");
         let images = Images::open(state.path()).expect("opened");
-        let meta = Meta::built("lite".parse().expect("a name"));
+        let built = Built {
+            bytes: 1 << 20,
+            allocated: 4096,
+            packages: vec!["bash-5.2-1.x86_64".into()],
+            epoch: 1,
+            boots: vec!["bios".into()],
+            notes: Vec::new(),
+            phases: vec![(crate::builder::Phase::Writing, 0.5)],
+        };
+        let made = Made { arch: "x86_64".into(), kickstart: Digest::of(b""), built };
+        let meta = Meta::built("lite".parse().expect("a name"), made);
         let room = images.room().expect("a room");
         disk(&room.disk(), 1);
         let first = images.publish(&name("lite"), &room.disk(), &meta).expect("published");

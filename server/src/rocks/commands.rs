@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::context::{Context, Done};
 use super::spec::{Flag, Spec, Words};
-use super::{attributes, distro, hosts, images, objects, report, show};
+use super::{attributes, builds, distro, hosts, images, objects, report, show};
 
 /// One command.
 pub(super) struct Entry {
@@ -78,6 +78,20 @@ pub(super) static COMMANDS: &[Entry] = &[
         keys = &[("arch", "architectures, separated by commas (default: this machine's)")],
         words = Words::Path,
         example = "rocks create distro /srv/rpms"
+    ),
+    spec!(
+        ["create", "image"],
+        ("APPLIANCE", 1, 1),
+        "Build a disk image of an appliance, as an installer would make it of its kickstart",
+        builds::create,
+        keys = &[
+            ("name", "the image's name (default: the appliance's)"),
+            ("arch", "the architecture (default: this machine's)"),
+            ("size", "MiB of the disk (default: what the partitions need)"),
+            ("gpgkey", "files of the keys that packages must be signed with, separated by commas")
+        ],
+        words = Words::Appliance,
+        example = "rocks create image lite gpgkey=/etc/pki/rpm-gpg/RPM-GPG-KEY-example"
     ),
     spec!(
         ["create", "mirror"],

@@ -2,6 +2,7 @@
 //! opens the store.
 
 mod attributes;
+mod builds;
 mod client;
 mod commands;
 mod completions;

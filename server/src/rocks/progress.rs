@@ -49,6 +49,15 @@ impl Progress {
             return;
         }
         let number = |name: &str| value[name].as_u64();
+        if let (Some(step), Some(doing)) = (value["step"].as_str(), value["doing"].as_str()) {
+            let text = format!("{step}: {doing}");
+            match &self.bar {
+                Some(bar) => bar.set_message(text),
+                None if self.mode == Mode::Auto => drop(writeln!(std::io::stderr(), "{text}")),
+                None => {}
+            }
+            return;
+        }
         let (at, of, text) = if let (Some(phase), Some(of)) = (value["phase"].as_str(), number("of")) {
             let done = number("done").unwrap_or(0);
             let sent = number("sent_bytes").map(|sent| format!(", {} sent", HumanBytes(sent))).unwrap_or_default();

@@ -17,6 +17,8 @@ pub struct Partition {
     pub number: u32,
     /// Its place in the image.
     pub bytes: Range<u64>,
+    /// What a kernel knows it by without any help (`root=PARTUUID=`), if its table names it.
+    pub partuuid: Option<String>,
 }
 
 fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -47,15 +49,27 @@ fn place(first: u64, end: u64) -> Option<Range<u64>> {
 }
 
 fn mbr(head: &[u8]) -> Vec<Partition> {
+    let signature = u32::from_le_bytes(word(head, 440));
     let entries = (0..4_u32).zip(head[446..510].chunks_exact(16));
     let part = |(at, entry): (u32, &[u8])| {
         let first = u64::from(u32::from_le_bytes(word(entry, 8)));
         let count = u64::from(u32::from_le_bytes(word(entry, 12)));
         let is_used = !matches!(entry[4], 0 | 5 | 0xf | 0x85);
         let bytes = place(first, first + count).filter(|_| is_used)?;
-        Some(Partition { number: at + 1, bytes })
+        let partuuid = (signature != 0).then(|| format!("{signature:08x}-{:02x}", at + 1));
+        Some(Partition { number: at + 1, bytes, partuuid })
     };
     entries.filter_map(part).collect()
+}
+
+/// A GPT's own order of a UUID's bytes, as the UUID is written.
+fn guid(bytes: [u8; 16]) -> Option<String> {
+    if bytes == [0; 16] {
+        return None;
+    }
+    const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+    let hex: String = ORDER.iter().map(|at| format!("{:02x}", bytes[*at])).collect();
+    Some([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }
 
 fn gpt(file: &File, header: &[u8], bytes: u64) -> io::Result<Vec<Partition>> {
@@ -75,7 +89,7 @@ fn gpt(file: &File, header: &[u8], bytes: u64) -> io::Result<Vec<Partition>> {
             return None;
         }
         let (first, last) = (u64::from_le_bytes(word(entry, 32)), u64::from_le_bytes(word(entry, 40)));
-        Some(Partition { number, bytes: place(first, last.checked_add(1)?)? })
+        Some(Partition { number, bytes: place(first, last.checked_add(1)?)?, partuuid: guid(word(entry, 16)) })
     };
     Ok((1..).zip(table.chunks_exact(size)).filter_map(part).collect())
 }
