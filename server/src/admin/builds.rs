@@ -51,6 +51,10 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Build
         let title = format!("the mirror has no packages for {arch}");
         return Err(Failure::bad("no-mirror", title).hint("publish it with `rocks create distro`"));
     }
+    // What was changed a moment ago counts, and an image of rolls that are half changed is nothing that anybody wants.
+    if let Some(problems) = admin.service.sync(true).await?.problems {
+        return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "rolls-have-errors", problems));
+    }
     let kickstart = admin.service.of_appliance(&order.appliance, &arch).await.map_err(Failure::from)?;
     let room = admin.images.room()?;
     let frontend_url = admin.service.frontend_url.clone();
