@@ -41,6 +41,8 @@ enum Command {
     BuildImage,
     /// Say how a package, node, section or attribute came to be in a profile
     Explain(offline::explain::Args),
+    /// Say which method to provision by: how long each takes, and what it costs
+    Advise(offline::advise::Args),
 }
 
 /// The whole command, as help, completions and manual pages see it.
@@ -82,6 +84,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         }
         Command::BuildImage => crate::builder::child::run(output),
         Command::Explain(args) => offline::explain::run(&args, output),
+        Command::Advise(args) => offline::advise::run(&args, output),
     }
 }
 

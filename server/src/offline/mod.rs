@@ -1,5 +1,6 @@
-//! Tools that need rolls and nothing else: no store, no daemon.
+//! Tools that need rolls, or not even those: no store, no daemon.
 
+pub mod advise;
 pub mod check;
 pub mod explain;
 pub mod profile;
