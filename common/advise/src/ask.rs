@@ -71,12 +71,17 @@ impl Prefer {
     }
 }
 
-impl FromStr for Prefer {
-    type Err = String;
+/// A word that is no preference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no preference: there are time, cost and balance")]
+pub struct PreferError(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Prefer {
+    type Err = PreferError;
+
+    fn from_str(text: &str) -> Result<Self, PreferError> {
         let known = [Self::Time, Self::Cost, Self::Balance];
-        known.into_iter().find(|one| one.name() == text).ok_or_else(|| "there are time, cost and balance".to_owned())
+        known.into_iter().find(|one| one.name() == text).ok_or_else(|| PreferError(text.to_owned()))
     }
 }
 

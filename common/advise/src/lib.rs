@@ -7,8 +7,6 @@
 //!
 //! It is pure: no files, no clock, no network. Whoever calls it reads the files and stores the history.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::float_cmp))]
-
 pub mod advice;
 pub mod ask;
 pub mod cost;

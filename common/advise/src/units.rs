@@ -517,7 +517,22 @@ macro_rules! from_text {
 
 from_text!(Money, "an amount in dollars");
 from_text!(Bytes, "a size, as in \"2.2GiB\"");
-from_text!(Rate, "a rate, as in \"100Mbit/s\"");
+
+impl<'de> Deserialize<'de> for Rate {
+    /// Text with a unit, or bits a second.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a rate, as in \"100Mbit/s\", or bits a second")]
+        enum Either {
+            Bits(u64),
+            Text(String),
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Bits(bits) => Ok(Self::from_bits(bits)),
+            Either::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for Span {
     /// Text with a unit, or seconds.

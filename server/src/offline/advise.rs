@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use clap::builder::TypedValueParser as _;
 use rocks_advise::{
     Ask, Bytes, History, Image, PackageSource, Prefer, PriceBook, Rate, Site, Software, Span, Task, advise, output,
     paper,
@@ -117,8 +118,8 @@ struct Question {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     loss: Option<f64>,
     /// What counts
-    #[arg(long, default_value = "balance", value_parser = clap::builder::PossibleValuesParser::new(["time", "cost", "balance"]))]
-    prefer: String,
+    #[arg(long, default_value = "balance", value_parser = clap::builder::PossibleValuesParser::new(["time", "cost", "balance"]).try_map(|word| word.parse::<Prefer>()))]
+    prefer: Prefer,
     /// How long the instances are paid for
     #[arg(long, value_name = "TIME", default_value = "24h")]
     period: Span,
@@ -252,8 +253,7 @@ impl Question {
             receiver: self.receiver.clone(),
             run: self.period,
             keep: self.keep.unwrap_or(self.period),
-            // The parser has let only the three through.
-            prefer: self.prefer.parse().unwrap_or(Prefer::Balance),
+            prefer: self.prefer,
         }
     }
 
