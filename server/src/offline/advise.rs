@@ -133,8 +133,8 @@ struct Question {
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
     /// How to print
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -156,7 +156,7 @@ pub fn run(args: &Args, output: &mut Output<'_>) -> Exit {
         return crate::cli::usage(&error, output);
     }
     let made = match &args.task {
-        Command::Provision(provision) if provision.paper => in_paper(provision.question.format),
+        Command::Provision(provision) if provision.paper => in_paper(provision.question.output),
         Command::Provision(provision) => answer(&provision.question, Task::Provision, provision.lite_bytes),
         Command::Reconfigure(question) => answer(question, Task::Reconfigure, None),
     };
@@ -174,7 +174,7 @@ fn answer(question: &Question, task: Task, lite: Option<Bytes>) -> anyhow::Resul
     let book = prices(question)?;
     let history = question.history.as_deref().map(read_history).transpose()?.unwrap_or_default();
     let (ask, site) = (question.ask(task, lite), question.site());
-    Ok(match question.format {
+    Ok(match question.output {
         Format::Table => output::table::table(&advise(&ask, &site, &book, &history)?),
         Format::Json => output::json(&advise(&ask, &site, &book, &history)?)?,
         Format::Svg => output::svg::svg(&ask, &site, &book, &history)?,
@@ -290,12 +290,12 @@ mod tests {
         for word in ["METHOD", "bundle", "udt", "lite", "ebs", "CHOICE by balance", "boot instances", "receiver"] {
             assert!(out.contains(word), "{word}: {out}");
         }
-        let (exit, out, _) = run(&["reconfigure", "--image-bytes", "1GiB", "--format", "json"]);
+        let (exit, out, _) = run(&["reconfigure", "--image-bytes", "1GiB", "--output", "json"]);
         let json: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!((exit, json["choice"].as_str()), (Exit::Ok, Some("converge")));
         assert!(run(&["provision", "--paper"]).1.contains("| development server"));
-        assert!(run(&["provision", "--paper", "--format", "svg"]).1.starts_with("<svg"));
-        assert!(run(&["provision", "--paper", "--format", "json"]).1.contains("time_residual_percent"));
+        assert!(run(&["provision", "--paper", "--output", "svg"]).1.starts_with("<svg"));
+        assert!(run(&["provision", "--paper", "--output", "json"]).1.contains("time_residual_percent"));
     }
 
     #[test]

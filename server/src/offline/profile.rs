@@ -30,7 +30,7 @@ pub struct Args {
     #[command(flatten)]
     host: Host,
     /// What to print
-    #[arg(long, value_enum, default_value_t = Format::Kickstart)]
+    #[arg(short = 'o', long, alias = "output", value_enum, default_value_t = Format::Kickstart)]
     format: Format,
 }
 
