@@ -2,6 +2,7 @@
 //!
 //! - [`lite`]: the RPM-based lite appliance under test, made from what the machine's distribution offers.
 //! - [`world`]: a private network with the real frontend in it, and booted instances.
+//! - [`shipyard`]: a frontend and receivers for shipments alone.
 //! - [`turns`]: what tests ask of an instance's turns and reports.
 //! - [`faults`], [`hostile`]: what the fault tests put in the way.
 //! - [`wan`]: a long, lossy way between two network namespaces.
@@ -15,6 +16,7 @@ pub mod hostile;
 pub mod lite;
 pub mod pki;
 pub mod process;
+pub mod shipyard;
 pub mod turns;
 pub mod wan;
 pub mod world;

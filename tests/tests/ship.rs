@@ -1,4 +1,4 @@
-//! An image from the frontend to a receiver, with the real binaries on loopback, without root.
+//! An image from the frontend to a receiver, with the real binaries on loopback.
 #![expect(clippy::print_stdout, reason = "a test that is left out says why")]
 
 use std::fs;
@@ -7,170 +7,166 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rocks_tests::process::{Done, Running, cmd, wait_for};
-use rocks_tests::world::{binaries, repository};
+use rocks_tests::process::{cmd, wait_for};
+use rocks_tests::shipyard::{Yard, allocated, image, peak, result, same, sent};
+use rocks_tests::world::binaries;
 
-struct Site {
-    dir: tempfile::TempDir,
-    binaries: PathBuf,
-    frontend: Option<Running>,
+/// Blocks of a MiB.
+const MIB: u64 = 16;
+
+fn yard(hosts: &[&str]) -> Option<Yard> {
+    if binaries().is_err() {
+        println!("skipped: build the binaries first");
+        return None;
+    }
+    Some(Yard::new(None, hosts).unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// 24 MiB, half of it noise.
-fn image(path: &Path, seed: u64) {
-    let file = fs::File::create(path).expect("made");
-    file.set_len(24 << 20).expect("sized");
-    let mut noise = seed | 1;
-    for number in (0..24_u64).step_by(2) {
-        let block: Vec<u8> = (0..1 << 20)
-            .map(|_| {
-                noise ^= noise << 13;
-                noise ^= noise >> 7;
-                noise ^= noise << 17;
-                (noise >> 20) as u8
-            })
-            .collect();
-        file.write_all_at(&block, number << 20).expect("written");
-    }
-}
-
-impl Site {
-    fn new() -> Option<Self> {
-        let Ok(binaries) = binaries() else {
-            println!("skipped: build the binaries first");
-            return None;
-        };
-        let mut site = Self { dir: tempfile::tempdir().expect("a folder"), binaries, frontend: None };
-        let state = site.path("frontend");
-        let server = site.binaries.join("rocks-server");
-        cmd(&server).args(["init", "--name", "127.0.0.1", "--state-dir"]).arg(&state).run().expect("init");
-        let serve = cmd(&server).args(["serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(&state);
-        site.frontend = Some(serve.start(&site.path("log")).expect("serve"));
-        wait_for("the frontend", Duration::from_secs(20), || {
-            Ok((site.rocks(&["list", "host"]).code() == 0).then_some(()))
-        })
-        .expect("it serves");
-        site.rocks(&["add", "appliance", "lite"]);
-        site.rocks(&["add", "roll", &repository().join("graphs/base").display().to_string()]);
-        for host in ["receiver-0-0", "receiver-0-1"] {
-            let join = site.rocks(&["add", "host", host, "appliance=lite"]);
-            assert_eq!(join.code(), 0, "{}", join.both());
-            fs::write(site.path(&format!("{host}.toml")), join.stdout).expect("written");
-            let agent = cmd(site.binaries.join("rocks-agent")).arg("--state-dir").arg(site.path(host)).arg("enrol");
-            agent.arg("--join").arg(site.path(&format!("{host}.toml"))).run().expect("enrolled");
-        }
-        Some(site)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn rocks(&self, words: &[&str]) -> Done {
-        let socket = self.path("frontend/run/admin.sock");
-        cmd(self.binaries.join("rocks")).arg("--socket").arg(socket).args(words).output().expect("rocks runs")
-    }
-
-    /// Starts a receiver, and gives its port with it.
-    fn receive(&self, host: &str, target: &str, way: &str, log: &str) -> (Running, u16) {
-        // A port that was free a moment ago.
-        let port = UdpSocket::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
-        let agent = cmd(self.binaries.join("rocks-agent")).arg("--state-dir").arg(self.path(host)).arg("receive");
-        let agent =
-            agent.arg("--target").arg(self.path(target)).args(["--transport", way, "--patience", "60", "--listen"]);
-        let running = agent.arg(format!("127.0.0.1:{port}")).start(&self.path(log)).expect("started");
-        let waits = || Ok(fs::read_to_string(self.path(log))?.contains("waiting for an image").then_some(()));
-        wait_for("the receiver", Duration::from_secs(20), waits).expect("it listens");
-        (running, port)
-    }
-
-    fn ship(&self, image: &str, host: &str, port: u16, way: &str) -> Done {
-        let (image, to) = (self.path(image).display().to_string(), format!("to=127.0.0.1:{port}"));
-        self.rocks(&["-o", "json", "ship", "image", &image, &format!("host={host}"), &to, &format!("transport={way}")])
-    }
-
-    fn same(&self, one: &str, two: &str) -> bool {
-        fs::read(self.path(one)).expect("read") == fs::read(self.path(two)).expect("read")
-    }
-
-    fn ended(&self, running: &mut Running, log: &str) -> i32 {
-        let ended = wait_for("the receiver's end", Duration::from_secs(30), || Ok(running.ended()));
-        let status =
-            ended.unwrap_or_else(|e| panic!("{e:#}\n{}", fs::read_to_string(self.path(log)).unwrap_or_default()));
-        status.code().unwrap_or(-1)
-    }
-}
-
-fn sent(done: &Done) -> u64 {
-    let json: serde_json::Value = serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{}", done.both()));
-    json["sent"].as_u64().expect("a number")
+/// An image of 24 MiB, half of it noise.
+fn small(yard: &Yard, seed: u64) -> PathBuf {
+    let path = yard.path("image");
+    image(&path, 24, 24, seed).expect("made");
+    path
 }
 
 #[test]
 fn an_image_is_shipped_over_both_transports_and_only_what_changed_travels_again() {
-    let Some(site) = Site::new() else { return };
-    image(&site.path("image"), 1);
+    let Some(yard) = yard(&["receiver-0-0"]) else { return };
+    let image = small(&yard, 1);
+    let ship = |way: &str| {
+        let target = yard.path(way);
+        let mut receiver = yard.receive("receiver-0-0", &target, &["--transport", way]).expect("it waits");
+        let done = yard.ship(&image, "receiver-0-0", &receiver.at, &[&format!("transport={way}")]).expect("run");
+        let sent = sent(&done).unwrap_or_else(|error| panic!("{error:#}\n{}", receiver.log()));
+        assert_eq!(receiver.code().expect("it ends"), 0);
+        assert!(same(&image, &target).expect("read"));
+        sent
+    };
     for way in ["udt", "tcp"] {
-        let target = format!("target-{way}");
-        let (mut receiver, port) = site.receive("receiver-0-0", &target, way, way);
-        let done = site.ship("image", "receiver-0-0", port, way);
-        assert_eq!(done.code(), 0, "{}\n{}", done.both(), fs::read_to_string(site.path(way)).unwrap_or_default());
-        assert_eq!(sent(&done), 12 * 16);
-        assert_eq!(site.ended(&mut receiver, way), 0);
-        assert!(site.same("image", &target));
+        assert_eq!(ship(way), 12 * MIB);
     }
-    fs::File::options()
-        .write(true)
-        .open(site.path("image"))
-        .expect("opened")
-        .write_all_at(b"new", 4 << 20)
-        .expect("written");
-    let (mut receiver, port) = site.receive("receiver-0-0", "target-udt", "udt", "again");
-    assert_eq!(sent(&site.ship("image", "receiver-0-0", port, "udt")), 1);
-    assert_eq!(site.ended(&mut receiver, "again"), 0);
-    assert!(site.same("image", "target-udt"));
+    fs::File::options().write(true).open(&image).expect("opened").write_all_at(b"new", 4 << 20).expect("written");
+    assert_eq!(ship("udt"), 1);
+    assert_eq!(ship("udt"), 0);
 }
 
 #[test]
 fn a_killed_receiver_goes_on_and_strangers_and_garbage_get_nothing() {
-    let Some(site) = Site::new() else { return };
-    image(&site.path("image"), 2);
+    let Some(yard) = yard(&["receiver-0-0", "receiver-0-1"]) else { return };
+    let (image, target) = (small(&yard, 2), yard.path("target"));
     // Garbage on the port does not keep the frontend out.
-    let (mut receiver, port) = site.receive("receiver-0-0", "target", "udt", "first");
+    let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
     let noise = UdpSocket::bind("127.0.0.1:0").expect("bound");
     for length in [0, 1, 15, 16, 64, 1400] {
-        noise.send_to(&vec![0x5a; length], ("127.0.0.1", port)).expect("sent");
+        noise.send_to(&vec![0x5a; length], &receiver.at).expect("sent");
     }
     // The wrong host: it is told from its certificate, and gets nothing.
-    let wrong = site.ship("image", "receiver-0-1", port, "udt");
+    let wrong = yard.ship(&image, "receiver-0-1", &receiver.at, &[]).expect("run");
     assert!(wrong.code() == 1 && wrong.stderr.contains("`receiver-0-0`, not `receiver-0-1`"), "{}", wrong.both());
-    assert_eq!(fs::metadata(site.path("target")).expect("it is there").len(), 0);
+    assert_eq!(fs::metadata(&target).expect("it is there").len(), 0);
 
     // Killed in the middle; another one at the same place takes the rest.
-    let slow = site.path("image").display().to_string();
-    let to = format!("to=127.0.0.1:{port}");
-    let (socket, binary) = (site.path("frontend/run/admin.sock"), site.binaries.join("rocks"));
-    let ship =
-        cmd(binary).arg("--socket").arg(socket).args(["-o", "json", "ship", "image", &slow, "host=receiver-0-0"]);
-    let mut shipping = ship.args([&to, "rate=40000000"]).start(&site.path("shipping")).expect("started");
-    let begun = || Ok(site.has_data("target").then_some(()));
+    let log = yard.path("shipping");
+    let ship = yard.shipping(&image, "receiver-0-0", &receiver.at, &["rate=40000000"]);
+    let mut shipping = ship.start(&log).expect("started");
+    let begun = || Ok((allocated(&target) > 1 << 20).then_some(()));
     wait_for("the first blocks", Duration::from_secs(20), begun).expect("something arrives");
-    receiver.kill();
-    let agent = cmd(site.binaries.join("rocks-agent")).arg("--state-dir").arg(site.path("receiver-0-0")).arg("receive");
-    let agent = agent.arg("--target").arg(site.path("target")).args(["--patience", "60", "--listen"]);
-    let mut second = agent.arg(format!("127.0.0.1:{port}")).start(&site.path("second")).expect("started");
-    assert_eq!(site.ended(&mut second, "second"), 0, "{}", fs::read_to_string(site.path("second")).unwrap_or_default());
+    receiver.running.kill();
+    let mut second = yard.receive_at(&receiver.at, "receiver-0-0", &target, &[]).expect("it waits");
+    assert_eq!(second.code().expect("it ends"), 0, "{}", second.log());
     let code = wait_for("the shipment", Duration::from_secs(30), || Ok(shipping.ended())).expect("it ends").code();
-    let text = fs::read_to_string(site.path("shipping")).expect("read");
+    let text = fs::read_to_string(&log).expect("read");
     assert_eq!(code, Some(0), "{text}");
-    let json: serde_json::Value = serde_json::from_str(&text[text.find('{').expect("json")..]).expect("json");
-    assert!(json["sent"].as_u64().is_some_and(|sent| sent < 12 * 16), "nothing of what arrived was used: {text}");
-    assert!(site.same("image", "target"));
+    let sent = result(&text).expect("a result")["sent"].as_u64();
+    assert!(sent.is_some_and(|sent| sent < 12 * MIB), "nothing of what arrived was used: {text}");
+    assert!(same(&image, &target).expect("read"));
 }
 
-impl Site {
-    fn has_data(&self, name: &str) -> bool {
-        use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(self.path(name)).is_ok_and(|meta| meta.blocks() > 2048)
+#[test]
+fn a_receiver_that_moved_is_sent_the_rest_at_its_new_address() {
+    let Some(yard) = yard(&["receiver-0-0"]) else { return };
+    let (image, target) = (small(&yard, 3), yard.path("target"));
+    let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+    let ship = yard.shipping(&image, "receiver-0-0", &receiver.at, &["rate=40000000"]);
+    let mut shipping = ship.start(&yard.path("shipping")).expect("started");
+    wait_for("blocks", Duration::from_secs(20), || Ok((allocated(&target) > 2 << 20).then_some(())))
+        .expect("they come");
+    receiver.running.kill();
+    // The administrator sees that it does not go on, and says where it is now.
+    shipping.kill();
+    let mut moved = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+    assert_ne!(moved.at, receiver.at);
+    let done = yard.ship(&image, "receiver-0-0", &moved.at, &[]).expect("run");
+    let sent = sent(&done).expect("shipped");
+    assert!(sent < 12 * MIB && sent > 0, "{sent}");
+    assert_eq!(moved.code().expect("it ends"), 0);
+    assert!(same(&image, &target).expect("read"));
+}
+
+#[test]
+fn an_image_of_any_size_takes_little_memory_at_both_ends() {
+    let Some(yard) = yard(&["receiver-0-0"]) else { return };
+    let (image, target) = (yard.path("image"), yard.path("target"));
+    // A million blocks in the manifest, and more data than may be resident.
+    rocks_tests::shipyard::image(&image, 64 << 10, 500, 4).expect("made");
+    let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+    let mut shipping =
+        yard.shipping(&image, "receiver-0-0", &receiver.at, &[]).start(&yard.path("shipping")).expect("started");
+    let mut most = 0;
+    let code = wait_for("the shipment", Duration::from_secs(120), || {
+        most = most.max(peak(receiver.running.pid()).unwrap_or(0));
+        Ok(shipping.ended())
+    });
+    assert_eq!(code.expect("it ends").code(), Some(0), "{}", fs::read_to_string(yard.path("shipping")).expect("read"));
+    assert_eq!(receiver.code().expect("it ends"), 0);
+    let frontend = peak(yard.frontend()).expect("it runs");
+    println!("receiver {} MiB, frontend {} MiB", most >> 20, frontend >> 20);
+    assert!(most > 1 << 20 && most < 200 << 20 && frontend < 200 << 20, "receiver {most}, frontend {frontend}");
+    assert!(allocated(&target) < 400 << 20);
+}
+
+/// A file system of its own, as large as it is made.
+struct Room(PathBuf);
+
+impl Room {
+    fn new(at: &Path, mib: u64) -> Self {
+        fs::create_dir(at).expect("made");
+        let size = format!("size={mib}m");
+        cmd("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).run().expect("mounted");
+        Self(at.to_owned())
     }
+
+    fn enlarge(&self, mib: u64) {
+        let size = format!("remount,size={mib}m");
+        cmd("mount").args(["-o", &size]).arg(&self.0).run().expect("enlarged");
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        drop(cmd("umount").args(["--lazy"]).arg(&self.0).output());
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_when_it_is_larger_only_the_rest_travels() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: it needs root");
+    }
+    let Some(yard) = yard(&["receiver-0-0"]) else { return };
+    let image = small(&yard, 5);
+    let room = Room::new(&yard.path("volume"), 6);
+    let target = yard.path("volume/target");
+    let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+    let done = yard.ship(&image, "receiver-0-0", &receiver.at, &[]).expect("run");
+    assert!(done.code() == 1 && done.stderr.contains("No space left on device"), "{} {}", done.code(), done.both());
+    assert_eq!(receiver.code().expect("it ends"), 1);
+    assert!(receiver.log().contains("No space left on device"), "{}", receiver.log());
+    room.enlarge(32);
+    let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+    let done = yard.ship(&image, "receiver-0-0", &receiver.at, &[]).expect("run");
+    let sent = sent(&done).expect("shipped");
+    assert!((6 * MIB..12 * MIB).contains(&sent), "{sent}");
+    assert_eq!(receiver.code().expect("it ends"), 0);
+    assert!(same(&image, &target).expect("read"));
 }

@@ -157,13 +157,13 @@ impl Receiver {
         })
     }
 
-    /// Looks at all blocks of `file` on all processors. `look` gets the number and what is there, and says what it finds;
+    /// Looks at all blocks of `file` on all processors. `look` gets the number and the digest of what is there, and says what it finds;
     /// `word` hears now and then how many were looked at.
     fn look<T: Send>(
         file: &File,
         bytes: u64,
         count: u64,
-        look: &(dyn Fn(u64, &[u8]) -> T + Sync),
+        look: &(dyn Fn(u64, Option<BlockDigest>) -> T + Sync),
         word: &mut dyn FnMut(u64) -> Result<(), ShipmentError>,
     ) -> Result<Vec<T>, ShipmentError> {
         let holes = Allocation::holes_of(file, bytes).unwrap_or_default();
@@ -183,15 +183,16 @@ impl Receiver {
                         let mut part = Vec::new();
                         for number in from..count.min(from + WORD / 16) {
                             let at = number * BLOCK as u64;
-                            buffer.clear();
                             buffer.resize(length_of(bytes, number), 0);
-                            if !holes.is_free(at, buffer.len() as u64)
-                                && let Err(error) = file.read_exact_at(&mut buffer, at)
-                            {
+                            if holes.is_free(at, buffer.len() as u64) {
+                                part.push(look(number, None));
+                                continue;
+                            }
+                            if let Err(error) = file.read_exact_at(&mut buffer, at) {
                                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                                 return;
                             }
-                            part.push(look(number, &buffer));
+                            part.push(look(number, block_digest(&buffer)));
                         }
                         if send.send((from, part)).is_err() {
                             return;
@@ -232,16 +233,8 @@ impl Receiver {
             Message::At(done).write(stream)?;
             stream.flush().map_err(ShipmentError::Connection)
         };
-        let same = |number: u64, block: &[u8]| {
-            let want = &blocks[number as usize];
-            // Hashing a block of zeros would say no more.
-            match block_digest(block) {
-                None => (want.is_none(), None),
-                Some(digest) => (*want == Some(digest), Some(digest)),
-            }
-        };
-        let here = Self::look(&self.target.file, bytes, count, &same, &mut word)?;
-        let mut wants: Vec<bool> = here.iter().map(|(same, _)| !same).collect();
+        let lacks = |number: u64, digest| blocks[number as usize] != digest;
+        let mut wants = Self::look(&self.target.file, bytes, count, &lacks, &mut word)?;
         // Where the bases have what is wanted.
         let mut wanted: HashMap<BlockDigest, Vec<u64>> = HashMap::new();
         for (number, block) in (0..).zip(blocks) {
@@ -254,7 +247,7 @@ impl Receiver {
                 break;
             }
             let length = crate::image::length(&base.file).map_err(|error| self.target.fail(&error))?;
-            let digests = Self::look(&base.file, length, super::blocks_of(length), &|_, b| block_digest(b), &mut word)?;
+            let digests = Self::look(&base.file, length, super::blocks_of(length), &|_, digest| digest, &mut word)?;
             let mut buffer = Vec::with_capacity(BLOCK);
             for (at, digest) in (0..).zip(digests) {
                 let Some(numbers) = digest.and_then(|digest| wanted.remove(&digest)) else { continue };
@@ -372,7 +365,7 @@ impl Receiver {
             Message::At(done).write(stream)?;
             stream.flush().map_err(ShipmentError::Connection)
         };
-        let same = |number: u64, block: &[u8]| block_digest(block) == blocks[number as usize];
+        let same = |number: u64, digest| digest == blocks[number as usize];
         let good = Self::look(&self.target.file, bytes, count, &same, &mut word)?;
         match good.iter().position(|good| !good) {
             Some(block) => Err(ShipmentError::Damaged { block: block as u64 }),
