@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rocks_tests::process::{Running, wait_for};
+use rocks_tests::process::{Running, cmd, wait_for};
+use rocks_tests::shipyard::{Yard, allocated, image, result, same};
 use rocks_tests::wan::{End, Shape, Wan, Way, missing};
 
 /// One process of the bench at an end of the link.
@@ -89,4 +90,36 @@ fn the_emulator_gives_the_rate_and_the_delay_that_were_asked_for() {
     let rate = transfer(&wan, dir.path(), "tcp-cubic", 3.0, || {});
     assert!((7.0..10.5).contains(&rate), "{rate} of 10 Mbit/s");
     assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_shipment_outlives_a_cut_and_another_address_of_the_frontend() {
+    if let Some(why) = missing() {
+        return println!("skipped: {why}");
+    }
+    let wan = Wan::new(Shape::new(20.0, Duration::from_millis(40))).expect("a link");
+    let yard = Yard::new(Some(&wan), &["receiver-0-0"]).unwrap_or_else(|error| panic!("{error:#}"));
+    let (source, target) = (yard.path("image"), yard.path("target"));
+    image(&source, 24, 24, 1).expect("made");
+    let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+    let log = yard.path("shipping");
+    let mut shipping = yard.shipping(&source, "receiver-0-0", &receiver.at, &[]).start(&log).expect("started");
+    wait_for("blocks", Duration::from_secs(20), || Ok((allocated(&target) > 2 << 20).then_some(()))).expect("they come");
+    wan.set_up(false);
+    // Another address while nothing goes, as a laptop's or a failed-over frontend's.
+    let ip = |words: &str| {
+        let done = cmd("ip").args(["-n", wan.namespace(End::A)]).args(words.split(' ')).run();
+        done.unwrap_or_else(|error| panic!("{error:#}"));
+    };
+    ip(&format!("addr del {}/24 dev wan0", Wan::address(End::A)));
+    ip("addr add 10.77.0.3/24 dev wan0");
+    std::thread::sleep(Duration::from_secs(2));
+    wan.set_up(true);
+    let ended = wait_for("the shipment", Duration::from_secs(90), || Ok(shipping.ended())).map(|status| status.code());
+    let said = std::fs::read_to_string(&log).expect("read");
+    assert_eq!(ended.expect("it ends"), Some(0), "{said}\n{}", receiver.log());
+    assert_eq!(receiver.code().expect("it ends"), 0);
+    assert!(same(&source, &target).expect("read"));
+    let sent = result(&said).expect("a result")["sent"].as_u64().expect("a number");
+    assert!(sent < 12 * 16, "all of it travelled again: {said}");
 }
