@@ -104,7 +104,8 @@ fn a_shipment_outlives_a_cut_and_another_address_of_the_frontend() {
     let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
     let log = yard.path("shipping");
     let mut shipping = yard.shipping(&source, "receiver-0-0", &receiver.at, &[]).start(&log).expect("started");
-    wait_for("blocks", Duration::from_secs(20), || Ok((allocated(&target) > 2 << 20).then_some(()))).expect("they come");
+    wait_for("blocks", Duration::from_secs(20), || Ok((allocated(&target) > 2 << 20).then_some(())))
+        .expect("they come");
     wan.set_up(false);
     // Another address while nothing goes, as a laptop's or a failed-over frontend's.
     let ip = |words: &str| {

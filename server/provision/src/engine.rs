@@ -1,0 +1,223 @@
+//! Carries a provision out, as far as it is not.
+//!
+//! Whatever is known is kept before it is relied on, and whatever is made can be found again by a token, a name or a tag: a frontend that
+//! is killed at any moment goes on, or undoes all, when it is started again.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use jiff::Timestamp;
+use rocks_common::ids::HostName;
+use tokio::sync::{Mutex, watch};
+
+use crate::cloud::{Cloud, CloudError};
+use crate::ids::VolumeId;
+use crate::order::Order;
+use crate::plan::Step;
+use crate::record::{Failure, Record, Status, StepState};
+use crate::undo;
+
+/// Something on the frontend's side did not work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct SiteError {
+    /// What.
+    pub what: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// The record cannot be kept: nothing more may be done.
+    #[error("{0}")]
+    Keep(SiteError),
+}
+
+/// What came of a shipment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shipped {
+    /// Bytes that travelled.
+    pub sent_bytes: u64,
+    /// The digest of what is on the volume.
+    pub digest: String,
+}
+
+/// The blocks of an image that a snapshot lacks.
+pub trait Blocks: Send + Sync {
+    /// Their numbers, ascending; a block has 512 KiB.
+    fn indices(&self) -> &[u32];
+    /// Reads one, filled up with zeros at the image's end.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn read(&self, index: u32) -> io::Result<Vec<u8>>;
+}
+
+/// The frontend, as a provision needs it.
+pub trait Site: Send + Sync {
+    /// The time.
+    fn now(&self) -> Timestamp;
+    /// Keeps a record, in place of the earlier one, before it returns.
+    fn keep(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
+    /// Builds the image of an order, if it is not built.
+    fn build(&self, order: &Order) -> impl Future<Output = Result<(), SiteError>> + Send;
+    /// What a receiver is told, which is to write onto `volume`, attached as `device`. The same each time.
+    fn receiver(
+        &self,
+        record: &Record,
+        volume: &VolumeId,
+        device: &str,
+    ) -> impl Future<Output = Result<String, SiteError>> + Send;
+    /// Ships the image to the receiver, as soon as that listens, until it is written, verified and fitted.
+    fn ship(&self, record: &Record, to: SocketAddr) -> impl Future<Output = Result<Shipped, SiteError>> + Send;
+    /// The blocks of the image, for a snapshot that differs from its parent in them.
+    fn blocks(&self, order: &Order) -> impl Future<Output = Result<Box<dyn Blocks>, SiteError>> + Send;
+    /// What an instance is told that is to be `host`; the host is added if there is none. The same each time.
+    fn member(&self, record: &Record, host: &HostName) -> impl Future<Output = Result<String, SiteError>> + Send;
+    /// Which of these hosts have reported that they are what they should be.
+    fn converged(&self, hosts: &[HostName]) -> impl Future<Output = Result<Vec<HostName>, SiteError>> + Send;
+    /// The receiver's host is needed no more.
+    fn received(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
+    /// Forgets all hosts that were made for a provision.
+    fn forget(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
+}
+
+/// A cloud, a frontend, and what is under way between them.
+pub(crate) struct Work<'w, C, S> {
+    pub(crate) cloud: &'w C,
+    pub(crate) site: &'w S,
+    record: Mutex<Record>,
+    /// Steps that were under way when the last frontend ended: what they made may be there without our knowing.
+    pub(crate) resumed: BTreeSet<Step>,
+}
+
+impl<C: Cloud, S: Site> Work<'_, C, S> {
+    /// The record as it is now.
+    pub(crate) async fn record(&self) -> Record {
+        self.record.lock().await.clone()
+    }
+
+    /// Changes the record and keeps it.
+    pub(crate) async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), StepError> {
+        let mut record = self.record.lock().await;
+        change(&mut record);
+        self.site.keep(&record).await.map_err(StepError::Keep)
+    }
+
+    /// All steps, those that do not wait for each other at the same time.
+    async fn all(&self) -> Result<(), (Option<Step>, StepError)> {
+        let mut running = FuturesUnordered::new();
+        let mut begun = BTreeSet::new();
+        loop {
+            let ready = self.record.lock().await.ready();
+            for step in ready.into_iter().filter(|step| begun.insert(*step)) {
+                let now = self.site.now();
+                let noted = self.note(|record| record.set(step, StepState::Running, now)).await;
+                noted.map_err(|error| (Some(step), error))?;
+                tracing::info!(%step, "begins");
+                running.push(async move { (step, self.step(step).await) });
+            }
+            let Some((step, result)) = running.next().await else { return Ok(()) };
+            result.map_err(|error| (Some(step), error))?;
+            let now = self.site.now();
+            let noted = self.note(|record| record.set(step, StepState::Done, now)).await;
+            noted.map_err(|error| (Some(step), error))?;
+            tracing::info!(%step, "is done");
+        }
+    }
+}
+
+fn failure(step: Option<Step>, error: &StepError) -> Failure {
+    let hint = match error {
+        StepError::Cloud(error) => error.hint().map(str::to_owned),
+        StepError::Site(error) | StepError::Keep(error) => error.hint.clone(),
+    };
+    Failure { step, what: error.to_string(), hint }
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could say so.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Carries a provision out, to its end or to that of everything that it made. `cancel` becoming true ends it.
+///
+/// # Errors
+/// The record could not be kept. Nothing more was done then; run it again when it can.
+pub async fn run<C: Cloud, S: Site>(
+    cloud: &C,
+    site: &S,
+    record: Record,
+    cancel: &mut watch::Receiver<bool>,
+) -> Result<Record, SiteError> {
+    let under_way = record.steps.iter().filter(|one| one.state == StepState::Running);
+    let resumed = under_way.map(|one| one.planned.step).collect();
+    let work = Work { cloud, site, record: Mutex::new(record), resumed };
+    if work.record.lock().await.status == Status::Running {
+        let ended = tokio::select! {
+            result = work.all() => match result {
+                Ok(()) => work.finish().await,
+                Err((step, error)) => Err((step, error)),
+            }.map_err(Some),
+            () = told(cancel) => Err(None),
+        };
+        let status = match ended {
+            Ok(()) => Status::Done,
+            Err(Some((_, StepError::Keep(error)))) => return Err(error),
+            Err(Some((step, error))) => Status::Ending { why: Some(failure(step, &error)) },
+            Err(None) => Status::Ending { why: None },
+        };
+        work.end(status).await?;
+    }
+    let record = work.record().await;
+    if let Status::Ending { why } = record.status.clone() {
+        site.forget(&record).await?;
+        match undo::undo(cloud, &record.site, &record.id).await {
+            Ok(()) => {
+                work.end(why.map_or(Status::Cancelled, |why| Status::Failed { why })).await?;
+            }
+            Err(error) => {
+                let trouble = format!("it could not be undone wholly: {error}");
+                work.note(|record| record.trouble = Some(trouble)).await.map_err(|error| kept(&error))?;
+            }
+        }
+    }
+    Ok(work.record.into_inner())
+}
+
+fn kept(error: &StepError) -> SiteError {
+    SiteError { what: error.to_string(), hint: None }
+}
+
+impl<C: Cloud, S: Site> Work<'_, C, S> {
+    async fn end(&self, status: Status) -> Result<(), SiteError> {
+        let now = self.site.now();
+        let change = |record: &mut Record| {
+            record.ended = (!status.is_open()).then_some(now);
+            record.status = status;
+        };
+        self.note(change).await.map_err(|error| kept(&error))
+    }
+
+    /// Removes what was made twice, because an answer was lost, and what serves no more.
+    async fn finish(&self) -> Result<(), (Option<Step>, StepError)> {
+        let mut record = self.record().await;
+        record.status = Status::Done;
+        let left = undo::tidy(self.cloud, &record).await.map_err(|error| (None, error.into()))?;
+        for resource in left {
+            tracing::info!(%resource, "removed: it was made twice");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! What EC2 calls things, as types of their own.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no {kind}: it should look like {example}")]
+pub struct InvalidId {
+    kind: &'static str,
+    example: &'static str,
+    text: String,
+}
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let rest = text.strip_prefix(concat!($prefix, "-")).unwrap_or_default();
+                let fits = (4..=40).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_alphanumeric());
+                if fits {
+                    return Ok(Self(text.into()));
+                }
+                let text = text.chars().take(60).collect();
+                Err(InvalidId { kind: $kind, example: concat!($prefix, "-0123456789abcdef0"), text })
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id_type! {
+    /// An instance.
+    InstanceId, "instance", "i"
+}
+id_type! {
+    /// An EBS volume.
+    VolumeId, "volume", "vol"
+}
+id_type! {
+    /// A snapshot of one.
+    SnapshotId, "snapshot", "snap"
+}
+id_type! {
+    /// A machine image (AMI).
+    AmiId, "machine image", "ami"
+}
+id_type! {
+    /// A security group.
+    GroupId, "security group", "sg"
+}
+id_type! {
+    /// A subnet of a VPC.
+    SubnetId, "subnet", "subnet"
+}
+
+/// A provision's name: it stands in the tags of all that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ProvisionId(Box<str>);
+
+impl ProvisionId {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A token for one call of this provision: the same call with the same token is carried out once, whoever repeats it.
+    /// At most 64 characters, as EC2 wants.
+    #[must_use]
+    pub fn token(&self, what: &str) -> String {
+        format!("{}/{what}", self.0)
+    }
+}
+
+impl FromStr for ProvisionId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let fits = (1..=40).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-');
+        if fits {
+            return Ok(Self(text.into()));
+        }
+        Err(InvalidId { kind: "provision", example: "compute-7k2m", text: text.chars().take(60).collect() })
+    }
+}
+
+impl TryFrom<String> for ProvisionId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<ProvisionId> for String {
+    fn from(id: ProvisionId) -> Self {
+        id.0.into()
+    }
+}
+
+impl fmt::Display for ProvisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_what_they_look_like() {
+        assert_eq!("vol-0123456789abcdef0".parse::<VolumeId>().expect("one").as_str(), "vol-0123456789abcdef0");
+        for bad in ["", "vol-", "snap-0123456789abcdef0", "vol-0123 456", "vol-../x"] {
+            assert!(bad.parse::<VolumeId>().is_err(), "{bad}");
+        }
+        let error = "i-1".parse::<InstanceId>().expect_err("too short").to_string();
+        assert_eq!(error, "`i-1` is no instance: it should look like i-0123456789abcdef0");
+        assert!("Compute".parse::<ProvisionId>().is_err() && "-x".parse::<ProvisionId>().is_err());
+        assert_eq!("compute-1".parse::<ProvisionId>().expect("one").token("volume"), "compute-1/volume");
+    }
+}

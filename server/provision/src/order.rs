@@ -1,0 +1,153 @@
+//! What an administrator asks for.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use rocks_common::ids::{ApplianceName, HostName, ImageName};
+use serde::{Deserialize, Serialize};
+
+use crate::cloud::BootMode;
+use crate::ids::{AmiId, GroupId, SnapshotId, SubnetId};
+
+/// A way from an appliance to running instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The paper's option 1: the image over UDT to a receiver's volume.
+    Udt,
+    /// The paper's option 2: the lite image, which is in the cloud once, and its reconfiguration.
+    Lite,
+    /// Blocks straight into a snapshot by the EBS direct API.
+    Ebs,
+}
+
+impl Method {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udt => "udt",
+            Self::Lite => "lite",
+            Self::Ebs => "ebs",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Udt, Self::Lite, Self::Ebs]
+            .into_iter()
+            .find(|method| method.name() == text)
+            .ok_or_else(|| format!("`{text}` is no method: there are udt, lite and ebs"))
+    }
+}
+
+/// The image that is sent, if one is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shipment {
+    /// Its name on the frontend.
+    pub image: ImageName,
+    /// Whether the frontend builds it first, of this appliance.
+    pub build: Option<ApplianceName>,
+    /// GiB of its disk, and of the volume.
+    pub gib: u32,
+    /// How a machine of it starts.
+    pub boot: BootMode,
+    /// The image of the receiver: one with `rocks-agent` in it, or a distribution's that can fetch it.
+    pub receiver: Option<AmiId>,
+    /// The snapshot that it differs from, for the EBS direct API.
+    pub parent: Option<SnapshotId>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The appliance that the instances shall be.
+    pub appliance: ApplianceName,
+    /// How.
+    pub method: Method,
+    /// The image that instances are made of, if it is registered already.
+    pub ami: Option<AmiId>,
+    /// The image that is sent, if none is there.
+    pub shipment: Option<Shipment>,
+    /// The instances' hosts; none: only the image is made.
+    pub hosts: Vec<HostName>,
+    /// `x86_64` or `arm64`, as EC2 says it.
+    pub architecture: String,
+    /// The instances' type.
+    pub kind: String,
+    /// The receiver's type.
+    pub receiver_kind: String,
+    /// Where they are; none: the default VPC.
+    pub subnet: Option<SubnetId>,
+    /// Security groups of the instances; none: the VPC's own.
+    pub groups: Vec<GroupId>,
+    /// The key pair of the instances.
+    pub key: Option<String>,
+    /// Whether they are spot instances.
+    pub spot: bool,
+    /// Whether volumes and snapshots are encrypted.
+    pub encrypted: bool,
+    /// With which key; none: the account's own for EBS.
+    pub kms_key: Option<String>,
+    /// The frontend's address, as the receiver sees it: its port is open to that and nobody else.
+    pub frontend: Ipv4Addr,
+    /// Whether the receiver is reached by its private address: the frontend is in the VPC, or has a way into it.
+    pub inside: bool,
+    /// The receiver's port.
+    pub port: u16,
+}
+
+impl Order {
+    /// What is wrong with it, if anything.
+    ///
+    /// # Errors
+    /// Why it cannot be carried out.
+    pub fn check(&self) -> Result<(), String> {
+        if self.ami.is_some() == self.shipment.is_some() {
+            return Err("instances are made either of an image that is registered or of one that is sent".to_owned());
+        }
+        if let Some(shipment) = &self.shipment {
+            if self.way() == Method::Udt && shipment.receiver.is_none() {
+                return Err("a receiver needs an image to start from".to_owned());
+            }
+            if !(1..=16384).contains(&shipment.gib) {
+                return Err(format!("{} GiB are no size of a volume", shipment.gib));
+            }
+            if shipment.parent.is_some() && self.way() != Method::Ebs {
+                return Err("only the EBS direct API takes a parent snapshot".to_owned());
+            }
+        }
+        if self.hosts.len() > 1000 {
+            return Err("at most 1,000 instances at a time".to_owned());
+        }
+        let mut names = self.hosts.clone();
+        names.sort();
+        names.dedup();
+        if names.len() != self.hosts.len() {
+            return Err("two instances would be the same host".to_owned());
+        }
+        if self.hosts.is_empty() && self.shipment.is_none() {
+            return Err("there is nothing to do: no image is sent and no instance made".to_owned());
+        }
+        Ok(())
+    }
+
+    /// How an image is sent, if one is: the lite image goes over UDT like any other.
+    #[must_use]
+    pub const fn way(&self) -> Method {
+        match self.method {
+            Method::Ebs => Method::Ebs,
+            Method::Udt | Method::Lite => Method::Udt,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The steps of a provision, and what each waits for. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::order::{Method, Order};
+
+/// A step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The frontend builds the image.
+    Build,
+    /// A security group that opens the receiver's port to the frontend alone.
+    Group,
+    /// The volume that the image is written onto.
+    Volume,
+    /// The receiver.
+    Receiver,
+    /// The volume becomes the receiver's.
+    Attach,
+    /// The image travels, and is verified and fitted on the volume.
+    Ship,
+    /// The volume is nobody's again, and nothing of it waits in the receiver's memory.
+    Detach,
+    /// The receiver ends.
+    EndReceiver,
+    /// A snapshot of the volume.
+    Snapshot,
+    /// The volume and the security group go.
+    Clean,
+    /// Blocks go into a snapshot by the EBS direct API.
+    Blocks,
+    /// The snapshot becomes an image.
+    Register,
+    /// Instances are launched.
+    Launch,
+    /// They become what they should be.
+    Converge,
+}
+
+impl Step {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Group => "group",
+            Self::Volume => "volume",
+            Self::Receiver => "receiver",
+            Self::Attach => "attach",
+            Self::Ship => "ship",
+            Self::Detach => "detach",
+            Self::EndReceiver => "end-receiver",
+            Self::Snapshot => "snapshot",
+            Self::Clean => "clean",
+            Self::Blocks => "blocks",
+            Self::Register => "register",
+            Self::Launch => "launch",
+            Self::Converge => "converge",
+        }
+    }
+
+    /// The calls that it makes, as IAM calls them.
+    #[must_use]
+    pub const fn actions(self) -> &'static [&'static str] {
+        match self {
+            Self::Build => &[],
+            Self::Group => &[
+                "ec2:DescribeSubnets",
+                "ec2:DescribeSecurityGroups",
+                "ec2:CreateSecurityGroup",
+                "ec2:AuthorizeSecurityGroupIngress",
+            ],
+            Self::Volume => &["ec2:DescribeSubnets", "ec2:CreateVolume", "ec2:DescribeVolumes"],
+            Self::Receiver | Self::Launch => {
+                &["ec2:DescribeSubnets", "ec2:DescribeImages", "ec2:RunInstances", "ec2:DescribeInstances"]
+            }
+            Self::Attach => &["ec2:DescribeVolumes", "ec2:AttachVolume"],
+            Self::Ship | Self::Converge => &["ec2:DescribeInstances"],
+            Self::Detach => &["ec2:DescribeVolumes", "ec2:DetachVolume"],
+            Self::EndReceiver => &["ec2:TerminateInstances", "ec2:DescribeInstances"],
+            Self::Snapshot => &["ec2:DescribeSnapshots", "ec2:CreateSnapshot"],
+            Self::Clean => &["ec2:DeleteVolume", "ec2:DescribeVolumes", "ec2:DeleteSecurityGroup"],
+            Self::Blocks => {
+                &["ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ebs:CompleteSnapshot", "ec2:DescribeSnapshots"]
+            }
+            Self::Register => &["ec2:DescribeImages", "ec2:RegisterImage"],
+        }
+    }
+
+    /// What it does, for people.
+    #[must_use]
+    pub fn tell(self, order: &Order) -> String {
+        let gib = order.shipment.as_ref().map_or(0, |shipment| shipment.gib);
+        let image = order.shipment.as_ref().map_or("", |shipment| shipment.image.as_str());
+        match self {
+            Self::Build => format!("build image {image}"),
+            Self::Group => format!("open udp port {} to {} alone", order.port, order.frontend),
+            Self::Volume => format!("make a volume of {gib} GiB"),
+            Self::Receiver => format!("start a receiver ({})", order.receiver_kind),
+            Self::Attach => "attach the volume to it".to_owned(),
+            Self::Ship => format!("ship image {image} onto the volume"),
+            Self::Detach => "detach the volume".to_owned(),
+            Self::EndReceiver => "end the receiver".to_owned(),
+            Self::Snapshot => "take a snapshot of the volume".to_owned(),
+            Self::Clean => "remove the volume and the security group".to_owned(),
+            Self::Blocks => format!("write the blocks of image {image} into a snapshot"),
+            Self::Register => "register an image of the snapshot".to_owned(),
+            Self::Launch => format!("launch {} instances ({})", order.hosts.len(), order.kind),
+            Self::Converge => format!("wait until they are {} appliances", order.appliance),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A step and those that must be done before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// The step.
+    pub step: Step,
+    /// What it waits for.
+    pub after: Vec<Step>,
+}
+
+/// The steps of an order, each after those that it waits for. What does not wait for each other runs at the same time: the receiver
+/// boots while the image is built.
+#[must_use]
+pub fn plan(order: &Order) -> Vec<Planned> {
+    let mut steps = Vec::new();
+    let mut put = |step, after: &[Step]| steps.push(Planned { step, after: after.to_vec() });
+    let builds = order.shipment.as_ref().is_some_and(|shipment| shipment.build.is_some());
+    if builds {
+        put(Step::Build, &[]);
+    }
+    let built: &[Step] = if builds { &[Step::Build] } else { &[] };
+    if order.shipment.is_some() {
+        match order.way() {
+            Method::Ebs => {
+                put(Step::Blocks, built);
+                put(Step::Register, &[Step::Blocks]);
+            }
+            Method::Udt | Method::Lite => {
+                put(Step::Group, &[]);
+                put(Step::Volume, &[]);
+                // It is told which volume is its own.
+                put(Step::Receiver, &[Step::Group, Step::Volume]);
+                put(Step::Attach, &[Step::Receiver]);
+                put(Step::Ship, &[&[Step::Attach], built].concat());
+                put(Step::Detach, &[Step::Ship]);
+                put(Step::EndReceiver, &[Step::Detach]);
+                put(Step::Snapshot, &[Step::Detach]);
+                put(Step::Clean, &[Step::EndReceiver, Step::Snapshot]);
+                put(Step::Register, &[Step::Snapshot]);
+            }
+        }
+    }
+    if !order.hosts.is_empty() {
+        put(Step::Launch, if order.shipment.is_some() { &[Step::Register] } else { &[] });
+        put(Step::Converge, &[Step::Launch]);
+    }
+    steps
+}

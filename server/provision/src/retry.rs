@@ -1,0 +1,90 @@
+//! What may be tried again, and when.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::cloud::{Answer, CloudError};
+
+/// The first pause; twice as long each time, up to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// How long the cloud may throttle, be out of reach or give unclear answers.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the cloud may not know yet what it has made.
+pub const SOON: Duration = Duration::from_secs(120);
+/// How long there may be no capacity.
+const CAPACITY: Duration = Duration::from_secs(90);
+
+/// What else a call waits for, apart from throttling and lost answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Nothing: what is missing or in the wrong state stays so.
+    Nothing,
+    /// What was made a moment ago may not be known everywhere yet, or not be ready.
+    Settling,
+}
+
+impl CloudError {
+    /// For how long the call may be tried again.
+    const fn patience(&self, wait: Wait) -> Option<Duration> {
+        match self {
+            Self::Throttled(_) | Self::Unclear(_) => Some(PATIENCE),
+            Self::Capacity(_) => Some(CAPACITY),
+            Self::Missing(_) | Self::State(_) | Self::InUse(_) if matches!(wait, Wait::Settling) => Some(SOON),
+            _ => None,
+        }
+    }
+}
+
+/// A share of `pause`, from a half to the whole, so that those who were sent away together do not come back together.
+fn jittered(pause: Duration, salt: u32) -> Duration {
+    let share = 500 + u64::from(salt.wrapping_mul(2_654_435_761) >> 16) % 500;
+    pause * u32::try_from(share).unwrap_or(1000) / 1000
+}
+
+/// Makes a call until it is carried out, or nothing can be hoped for.
+///
+/// # Errors
+/// What the last try said.
+pub async fn insist<T, F: Future<Output = Answer<T>>>(wait: Wait, mut call: impl FnMut() -> F) -> Answer<T> {
+    let began = Instant::now();
+    let (mut pause, mut tries) = (PAUSES.0, 0_u32);
+    loop {
+        let error = match call().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        match error.patience(wait) {
+            Some(patience) if began.elapsed() + pause < patience => {
+                tracing::debug!("{error}; trying again");
+                tries += 1;
+                sleep(jittered(pause, tries)).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Asks until there is an answer. `every`: how often; `patience`: for how long.
+///
+/// # Errors
+/// What a call said, or that it took too long, with `what` it was.
+pub async fn until<T, F: Future<Output = Answer<Option<T>>>>(
+    what: &str,
+    every: Duration,
+    patience: Duration,
+    mut ask: impl FnMut() -> F,
+) -> Answer<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = insist(Wait::Settling, &mut ask).await? {
+            return Ok(value);
+        }
+        if began.elapsed() >= patience {
+            return Err(CloudError::State(format!("{what}: not within {} minutes", patience.as_secs() / 60)));
+        }
+        sleep(every).await;
+    }
+}

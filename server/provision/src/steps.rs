@@ -1,0 +1,500 @@
+//! The hands of [`crate::engine`]: each step looks what is there, does what lacks, and notes it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use rocks_common::ids::HostName;
+
+use crate::cloud::{
+    Ami, Cloud, CloudError, Instance, InstanceState, Launch, NewSnapshot, NewVolume, Registration, Resource, Rule,
+    SnapshotState, VolumeState, Whose,
+};
+use crate::engine::{Site, SiteError, StepError, Work};
+use crate::ids::{AmiId, InstanceId, SnapshotId, VolumeId};
+use crate::order::Shipment;
+use crate::plan::Step;
+use crate::record::{Launched, Record};
+use crate::retry::{Wait, insist, until};
+
+/// How the volume is called that the receiver writes onto. Nitro instances show it as an NVMe disk, which bears the volume's id.
+pub(crate) const DEVICE: &str = "/dev/sdf";
+/// The root device of images that we register.
+pub(crate) const ROOT_DEVICE: &str = "/dev/xvda";
+/// How often the cloud is asked how far it is.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long an instance or a volume may take to be there.
+const BOOT: Duration = Duration::from_secs(600);
+/// How long a snapshot may take.
+const SNAPSHOT: Duration = Duration::from_secs(3 * 3600);
+/// How long instances may take to become what they should be.
+const CONVERGE: Duration = Duration::from_secs(1800);
+/// How long to look for what may have been made by a frontend that died.
+const LOOK: Duration = Duration::from_secs(30);
+/// Instances that are launched at the same time.
+const LAUNCHES: usize = 16;
+/// How often an instance may end before it has converged.
+const TRIES: u32 = 3;
+/// Blocks that are written at the same time, and after how many the record is kept.
+const BLOCKS: usize = 64;
+/// What a receiver is called, in tags.
+const RECEIVER: &str = "receiver";
+/// What the volume and the snapshot are called, in tags.
+const IMAGE: &str = "image";
+
+/// Something that an earlier step should have left.
+fn lacks(what: &str) -> StepError {
+    StepError::Site(SiteError { what: format!("the record has no {what}"), hint: None })
+}
+
+impl<C: Cloud, S: Site> Work<'_, C, S> {
+    pub(crate) async fn step(&self, step: Step) -> Result<(), StepError> {
+        match step {
+            Step::Build => Ok(self.site.build(&self.record().await.order).await?),
+            Step::Group => self.group().await,
+            Step::Volume => self.volume().await,
+            Step::Receiver => self.receiver().await,
+            Step::Attach => self.attach().await,
+            Step::Ship => self.ship().await,
+            Step::Detach => self.detach().await,
+            Step::EndReceiver => self.end_receiver().await,
+            Step::Snapshot => self.snapshot().await,
+            Step::Clean => self.clean().await,
+            Step::Blocks => self.blocks().await,
+            Step::Register => self.register().await,
+            Step::Launch => self.launch().await,
+            Step::Converge => self.converge().await,
+        }
+    }
+
+    async fn shipment(&self) -> Result<Shipment, StepError> {
+        self.record().await.order.shipment.ok_or_else(|| lacks("image to send"))
+    }
+
+    async fn group(&self) -> Result<(), StepError> {
+        let record = self.record().await;
+        let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
+        let (name, tags) = (format!("rocks-{}", record.id), record.tags(RECEIVER));
+        let group = insist(Wait::Nothing, || self.cloud.ensure_group(&name, &subnet.vpc, &tags)).await?;
+        self.note(|record| record.found.group = Some(group)).await
+    }
+
+    async fn volume(&self) -> Result<(), StepError> {
+        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
+        let new = NewVolume {
+            token: record.id.token("volume"),
+            gib: shipment.gib,
+            zone: subnet.zone,
+            encrypted: record.order.encrypted,
+            kms_key: record.order.kms_key.clone(),
+            tags: record.tags(IMAGE),
+        };
+        let volume = insist(Wait::Nothing, || self.cloud.create_volume(&new)).await?;
+        self.note(|record| record.found.volume = Some(volume.clone())).await?;
+        self.until_volume(&volume, "the volume is not there", |state, _| state == VolumeState::Available).await
+    }
+
+    async fn until_volume(
+        &self,
+        id: &VolumeId,
+        what: &str,
+        fits: impl Fn(VolumeState, Option<&(InstanceId, bool)>) -> bool + Sync,
+    ) -> Result<(), StepError> {
+        let fits = &fits;
+        let there = until(what, EVERY, BOOT, || async move {
+            let volume = self.cloud.volume(id).await?.ok_or_else(|| CloudError::Missing(format!("{id} is gone")))?;
+            match volume.state {
+                VolumeState::Broken | VolumeState::Gone => {
+                    Err(CloudError::Refused { code: "VolumeBroken".into(), message: format!("{id} is broken or gone") })
+                }
+                state => Ok(fits(state, volume.attached.as_ref()).then_some(())),
+            }
+        });
+        Ok(there.await?)
+    }
+
+    /// An image. One that we registered a moment ago may not be known everywhere yet; another one that is missing stays so.
+    async fn image_of(&self, id: &AmiId, wait: Wait) -> Result<Ami, StepError> {
+        let ami = insist(wait, || self.cloud.ami(id)).await?;
+        Ok(ami.ok_or_else(|| CloudError::Missing(format!("there is no image {id}")))?)
+    }
+
+    async fn receiver(&self) -> Result<(), StepError> {
+        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let image = shipment.receiver.ok_or_else(|| lacks("image for the receiver"))?;
+        let (group, volume) =
+            record.found.group.clone().zip(record.found.volume.clone()).ok_or_else(|| lacks("volume"))?;
+        let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
+        let launch = Launch {
+            token: record.id.token(RECEIVER),
+            root_device: self.image_of(&image, Wait::Nothing).await?.root_device,
+            image,
+            kind: record.order.receiver_kind.clone(),
+            subnet: subnet.id,
+            groups: vec![group],
+            user_data: self.site.receiver(&record, &volume, DEVICE).await?,
+            key: None,
+            // It must not be taken away in the middle.
+            spot: false,
+            root_gib: None,
+            tags: record.tags(RECEIVER),
+        };
+        let id = insist(Wait::Settling, || self.cloud.launch(&launch)).await?;
+        self.note(|record| record.found.receiver = Some(id.clone())).await?;
+        let inside = record.order.inside;
+        let address = until("the receiver does not run", EVERY, BOOT, || async {
+            let all = self.cloud.instances(std::slice::from_ref(&id)).await?;
+            let one = all.first().ok_or_else(|| CloudError::Missing(format!("{id} is not known")))?;
+            match one.state {
+                InstanceState::Running => address(one, inside).map(Some),
+                InstanceState::Pending => Ok(None),
+                _ => Err(ended(one)),
+            }
+        });
+        let address = address.await?;
+        self.note(|record| record.found.receiver_at = Some(address)).await
+    }
+
+    async fn attach(&self) -> Result<(), StepError> {
+        let (volume, receiver) = self.volume_and_receiver().await?;
+        insist(Wait::Settling, || self.cloud.attach(&volume, &receiver, DEVICE)).await?;
+        let attached = |_, to: Option<&(InstanceId, bool)>| to.is_some_and(|(id, whole)| *id == receiver && *whole);
+        self.until_volume(&volume, "the volume is not attached", attached).await
+    }
+
+    async fn volume_and_receiver(&self) -> Result<(VolumeId, InstanceId), StepError> {
+        let found = self.record().await.found;
+        found.volume.zip(found.receiver).ok_or_else(|| lacks("volume with a receiver"))
+    }
+
+    /// The port is open while this runs, and no longer.
+    async fn ship(&self) -> Result<(), StepError> {
+        let record = self.record().await;
+        let group = record.found.group.clone().ok_or_else(|| lacks("security group"))?;
+        let at = record.found.receiver_at.ok_or_else(|| lacks("receiver's address"))?;
+        let rule =
+            Rule { protocol: "udp".to_owned(), port: record.order.port, from: format!("{}/32", record.order.frontend) };
+        insist(Wait::Settling, || self.cloud.allow(&group, &rule)).await?;
+        let shipped = self.site.ship(&record, SocketAddr::new(at.into(), record.order.port)).await;
+        insist(Wait::Settling, || self.cloud.disallow(&group, &rule)).await?;
+        let shipped = shipped?;
+        self.note(|record| {
+            record.found.sent_bytes = Some(shipped.sent_bytes);
+            record.found.digest = Some(shipped.digest);
+        })
+        .await
+    }
+
+    async fn detach(&self) -> Result<(), StepError> {
+        let (volume, _) = self.volume_and_receiver().await?;
+        insist(Wait::Settling, || self.cloud.detach(&volume)).await?;
+        let free = |state, _: Option<&(InstanceId, bool)>| state == VolumeState::Available;
+        self.until_volume(&volume, "the volume is not given back", free).await
+    }
+
+    async fn end_receiver(&self) -> Result<(), StepError> {
+        let record = self.record().await;
+        let receiver = [record.found.receiver.clone().ok_or_else(|| lacks("receiver"))?];
+        insist(Wait::Settling, || self.cloud.terminate(&receiver)).await?;
+        let ended = until("the receiver does not end", EVERY, BOOT, || async {
+            let all = self.cloud.instances(&receiver).await?;
+            Ok(all.iter().all(|one| one.state == InstanceState::Terminated).then_some(()))
+        });
+        ended.await?;
+        Ok(self.site.received(&record).await?)
+    }
+
+    async fn snapshot(&self) -> Result<(), StepError> {
+        let record = self.record().await;
+        let volume = record.found.volume.clone().ok_or_else(|| lacks("volume"))?;
+        let id = match record.found.snapshot.clone() {
+            Some(id) => id,
+            None => match self.lost_snapshot(&record).await? {
+                Some(id) => id,
+                None => {
+                    let tags = record.tags(IMAGE);
+                    insist(Wait::Settling, || self.cloud.create_snapshot(&volume, &tags)).await?
+                }
+            },
+        };
+        self.note(|record| record.found.snapshot = Some(id.clone())).await?;
+        self.until_snapshot(&id).await
+    }
+
+    /// The snapshot that a frontend took which died before it noted it: this call has no token.
+    async fn lost_snapshot(&self, record: &Record) -> Result<Option<SnapshotId>, StepError> {
+        if !self.resumed.contains(&Step::Snapshot) {
+            return Ok(None);
+        }
+        let whose = Whose::Provision(&record.site, &record.id);
+        let end = tokio::time::Instant::now() + LOOK;
+        loop {
+            let owned = insist(Wait::Nothing, || self.cloud.owned(whose)).await?;
+            let found = owned.into_iter().find_map(|one| match one.resource {
+                Resource::Snapshot(id) => Some(id),
+                _ => None,
+            });
+            if found.is_some() || tokio::time::Instant::now() >= end {
+                return Ok(found);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    async fn until_snapshot(&self, id: &SnapshotId) -> Result<(), StepError> {
+        let whole = until("the snapshot is not whole", EVERY, SNAPSHOT, || async {
+            let snapshot = self.cloud.snapshot(id).await?;
+            match snapshot.ok_or_else(|| CloudError::Missing(format!("{id} is not known")))?.state {
+                SnapshotState::Completed => Ok(Some(())),
+                SnapshotState::Pending => Ok(None),
+                SnapshotState::Broken => {
+                    Err(CloudError::Refused { code: "SnapshotError".into(), message: format!("{id} failed") })
+                }
+            }
+        });
+        Ok(whole.await?)
+    }
+
+    async fn clean(&self) -> Result<(), StepError> {
+        let found = self.record().await.found;
+        if let Some(volume) = found.volume {
+            insist(Wait::Settling, || self.cloud.delete_volume(&volume)).await?;
+        }
+        if let Some(group) = found.group {
+            insist(Wait::Settling, || self.cloud.delete_group(&group)).await?;
+        }
+        Ok(())
+    }
+
+    async fn blocks(&self) -> Result<(), StepError> {
+        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let new = NewSnapshot {
+            token: record.id.token("snapshot"),
+            gib: shipment.gib,
+            parent: shipment.parent,
+            encrypted: record.order.encrypted,
+            kms_key: record.order.kms_key.clone(),
+            tags: record.tags(IMAGE),
+        };
+        let id = insist(Wait::Nothing, || self.cloud.start_snapshot(&new)).await?;
+        self.note(|record| record.found.snapshot = Some(id.clone())).await?;
+        let now = insist(Wait::Settling, || self.cloud.snapshot(&id)).await?;
+        if now.is_some_and(|snapshot| snapshot.state == SnapshotState::Completed) {
+            return Ok(());
+        }
+        let blocks = self.site.blocks(&record.order).await?;
+        let done = record.found.blocks as usize;
+        // In runs, so that what is noted is there.
+        for run in blocks.indices().get(done..).unwrap_or_default().chunks(BLOCKS * 8) {
+            let put = |index: u32| {
+                let (blocks, id) = (&blocks, &id);
+                async move {
+                    let block = blocks.read(index).map_err(|error| {
+                        StepError::Site(SiteError { what: format!("the image cannot be read: {error}"), hint: None })
+                    })?;
+                    insist(Wait::Settling, || self.cloud.put_block(id, index, block.clone())).await?;
+                    Ok::<(), StepError>(())
+                }
+            };
+            stream::iter(run.iter().copied().map(put)).buffer_unordered(BLOCKS).try_collect::<Vec<()>>().await?;
+            let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
+            self.note(|record| record.found.blocks += count).await?;
+        }
+        let count = u32::try_from(blocks.indices().len()).unwrap_or(u32::MAX);
+        insist(Wait::Settling, || self.cloud.complete_snapshot(&id, count)).await?;
+        let bytes = u64::from(count) * (512 << 10);
+        self.note(|record| record.found.sent_bytes = Some(bytes)).await?;
+        self.until_snapshot(&id).await
+    }
+
+    async fn register(&self) -> Result<(), StepError> {
+        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let image = Registration {
+            name: format!("rocks-{}-{}", shipment.image, record.id),
+            description: format!("{}, by Rocks", shipment.image),
+            snapshot: record.found.snapshot.clone().ok_or_else(|| lacks("snapshot"))?,
+            architecture: record.order.architecture.clone(),
+            boot: shipment.boot,
+            root_device: ROOT_DEVICE.to_owned(),
+            tags: record.tags(IMAGE),
+        };
+        let ami = insist(Wait::Settling, || self.cloud.register(&image)).await?;
+        self.note(|record| record.found.ami = Some(ami.clone())).await?;
+        let usable = until("the image cannot be used", EVERY, BOOT, || async {
+            let image =
+                self.cloud.ami(&ami).await?.ok_or_else(|| CloudError::Missing(format!("{ami} is not known")))?;
+            match image.available {
+                Some(true) => Ok(Some(())),
+                None => Ok(None),
+                Some(false) => {
+                    Err(CloudError::Refused { code: "ImageFailed".into(), message: format!("{ami} failed") })
+                }
+            }
+        });
+        Ok(usable.await?)
+    }
+
+    async fn launch(&self) -> Result<(), StepError> {
+        let hosts = self.record().await.order.hosts;
+        stream::iter(hosts.iter().map(|host| self.launch_one(host)))
+            .buffer_unordered(LAUNCHES)
+            .try_collect::<Vec<()>>()
+            .await?;
+        until("not all instances run", EVERY, BOOT, || async {
+            let seen = self.look().await.map_err(step_cloud)?;
+            Ok(seen.values().all(|state| *state == InstanceState::Running).then_some(()))
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn launch_one(&self, host: &HostName) -> Result<(), StepError> {
+        let record = self.record().await;
+        if record.found.instances.contains_key(host) {
+            return Ok(());
+        }
+        let attempt = record.found.launches.get(host).copied().unwrap_or(0);
+        let order = &record.order;
+        let ami = record.found.ami.clone().ok_or_else(|| lacks("image"))?;
+        let wait = if order.ami.is_some() { Wait::Nothing } else { Wait::Settling };
+        let subnet = insist(Wait::Nothing, || self.cloud.subnet(order.subnet.as_ref())).await?;
+        let launch = Launch {
+            // Another one for each attempt: the same would give the instance that has ended.
+            token: record.id.token(&format!("{host}.{attempt}")),
+            root_device: self.image_of(&ami, wait).await?.root_device,
+            image: ami,
+            kind: order.kind.clone(),
+            subnet: subnet.id,
+            groups: order.groups.clone(),
+            user_data: self.site.member(&record, host).await?,
+            key: order.key.clone(),
+            spot: order.spot,
+            root_gib: None,
+            tags: record.tags(host.as_str()),
+        };
+        let id = insist(Wait::Settling, || self.cloud.launch(&launch)).await?;
+        self.note(|record| {
+            let launched = Launched { id, state: InstanceState::Pending, address: None, converged: None };
+            record.found.instances.insert(host.clone(), launched);
+        })
+        .await
+    }
+
+    /// How the instances are. One that has ended before it was what it should be is launched anew.
+    async fn look(&self) -> Result<BTreeMap<HostName, InstanceState>, StepError> {
+        let record = self.record().await;
+        let ids: Vec<InstanceId> = record.found.instances.values().map(|one| one.id.clone()).collect();
+        let seen = insist(Wait::Settling, || self.cloud.instances(&ids)).await?;
+        let seen: BTreeMap<&InstanceId, &Instance> = seen.iter().map(|one| (&one.id, one)).collect();
+        let mut states = BTreeMap::new();
+        let mut again = Vec::new();
+        let mut news = Vec::new();
+        for (host, launched) in &record.found.instances {
+            let Some(now) = seen.get(&launched.id) else {
+                // Not known everywhere yet.
+                states.insert(host.clone(), launched.state);
+                continue;
+            };
+            states.insert(host.clone(), now.state);
+            let address = if record.order.inside { now.private } else { now.public.or(now.private) };
+            if now.state != launched.state || address != launched.address {
+                news.push((host.clone(), now.state, address));
+            }
+            if !now.state.is_alive() && launched.converged.is_none() {
+                let tries = record.found.launches.get(host).copied().unwrap_or(0) + 1;
+                if tries >= TRIES {
+                    return Err(ended(now).into());
+                }
+                tracing::warn!(%host, reason = now.reason.as_deref().unwrap_or_default(), "its instance ended; another is launched");
+                again.push((host.clone(), tries));
+            }
+        }
+        if !news.is_empty() || !again.is_empty() {
+            self.note(|record| {
+                for (host, state, address) in news {
+                    if let Some(launched) = record.found.instances.get_mut(&host) {
+                        (launched.state, launched.address) = (state, address);
+                    }
+                }
+                for (host, tries) in &again {
+                    record.found.instances.remove(host);
+                    record.found.launches.insert(host.clone(), *tries);
+                }
+            })
+            .await?;
+        }
+        for (host, _) in again {
+            self.launch_one(&host).await?;
+            states.insert(host, InstanceState::Pending);
+        }
+        Ok(states)
+    }
+
+    async fn converge(&self) -> Result<(), StepError> {
+        let began = tokio::time::Instant::now();
+        let hosts = self.record().await.order.hosts;
+        loop {
+            let there = self.site.converged(&hosts).await?;
+            let now = self.site.now();
+            let known = self.record().await.found.instances;
+            let news: Vec<&HostName> = there
+                .iter()
+                .filter(|host| known.get(*host).is_some_and(|launched| launched.converged.is_none()))
+                .collect();
+            if !news.is_empty() {
+                self.note(|record| {
+                    for host in news {
+                        if let Some(launched) = record.found.instances.get_mut(host) {
+                            launched.converged = Some(now);
+                        }
+                    }
+                })
+                .await?;
+            }
+            let left: Vec<&HostName> = hosts.iter().filter(|host| !there.contains(host)).collect();
+            if left.is_empty() {
+                self.look().await?;
+                return Ok(());
+            }
+            if began.elapsed() >= CONVERGE {
+                // The others are what they should be, and these can be looked at.
+                let names: Vec<&str> = left.iter().take(10).map(|host| host.as_str()).collect();
+                let trouble = format!("{} hosts have not converged: {}", left.len(), names.join(", "));
+                return self.note(|record| record.trouble = Some(trouble)).await;
+            }
+            self.look().await?;
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+}
+
+fn step_cloud(error: StepError) -> CloudError {
+    match error {
+        StepError::Cloud(error) => error,
+        StepError::Site(error) | StepError::Keep(error) => {
+            CloudError::Refused { code: "Frontend".to_owned(), message: error.what }
+        }
+    }
+}
+
+fn ended(instance: &Instance) -> CloudError {
+    let reason = instance.reason.as_deref().unwrap_or("the cloud does not say why");
+    let message = format!("{} ended: {reason}", instance.id);
+    if reason.contains("InsufficientInstanceCapacity") {
+        return CloudError::Capacity(message);
+    }
+    CloudError::Refused { code: "InstanceEnded".to_owned(), message }
+}
+
+fn address(instance: &Instance, inside: bool) -> Result<Ipv4Addr, CloudError> {
+    let (address, kind) = if inside { (instance.private, "private") } else { (instance.public, "public") };
+    address.ok_or_else(|| CloudError::Refused {
+        code: "NoAddress".to_owned(),
+        message: format!(
+            "{} has no {kind} address; name a subnet that gives public ones, or say `inside=yes` where the frontend reaches the VPC",
+            instance.id
+        ),
+    })
+}

@@ -1,0 +1,297 @@
+//! Provisions in a cloud in memory: to their end, and killed, refused and cancelled anywhere.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rocks_common::ids::HostName;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::cloud::{BootMode, Owned, Resource};
+use crate::engine::{Site, run};
+use crate::order::{Method, Order, Shipment};
+use crate::plan::{Step, plan};
+use crate::record::{Record, Status};
+use crate::sim::{Dice, Faults, Sim, SimSite, provision};
+use crate::undo::{end_leaks, leaks};
+
+fn order(method: Method, count: u32) -> Order {
+    let host = |number| format!("compute-0-{number}").parse::<HostName>().expect("a name");
+    let is_there = method == Method::Lite;
+    let shipment = Shipment {
+        image: "compute".parse().expect("a name"),
+        build: Some("compute".parse().expect("a name")),
+        gib: 4,
+        boot: BootMode::UefiPreferred,
+        receiver: Some("ami-0bace000000000001".parse().expect("an id")),
+        parent: None,
+    };
+    Order {
+        appliance: "compute".parse().expect("a name"),
+        method,
+        ami: is_there.then(|| "ami-0bace000000000002".parse().expect("an id")),
+        shipment: (!is_there).then_some(shipment),
+        hosts: (0..count).map(host).collect(),
+        architecture: "x86_64".to_owned(),
+        kind: "m7i.large".to_owned(),
+        receiver_kind: "t3.medium".to_owned(),
+        subnet: None,
+        groups: Vec::new(),
+        key: None,
+        spot: false,
+        encrypted: true,
+        kms_key: None,
+        frontend: Ipv4Addr::new(198, 51, 100, 7),
+        inside: false,
+        port: 8444,
+    }
+}
+
+fn begun(method: Method, count: u32) -> Record {
+    let order = order(method, count);
+    assert_eq!(order.check(), Ok(()));
+    Record::new(provision("compute-1"), "site-1".to_owned(), order, Timestamp::UNIX_EPOCH)
+}
+
+fn never() -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    // Kept, so that it never ends.
+    std::mem::forget(sender);
+    receiver
+}
+
+fn test<F: Future>(work: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(work)
+}
+
+/// What is alive that the record does not keep.
+fn stray(cloud: &Sim, record: &Record) -> Vec<String> {
+    let kept = |id: &String| {
+        let resource = match id.split('-').next() {
+            Some("i") => Resource::Instance(id.parse().expect("an id")),
+            Some("ami") => Resource::Ami(id.parse().expect("an id")),
+            Some("vol") => Resource::Volume(id.parse().expect("an id")),
+            Some("snap") => Resource::Snapshot(id.parse().expect("an id")),
+            _ => Resource::Group(id.parse().expect("an id")),
+        };
+        record.keeps(&resource)
+    };
+    cloud.alive().into_iter().filter(|id| !kept(id)).collect()
+}
+
+#[test]
+fn what_does_not_wait_for_each_other_runs_at_the_same_time() {
+    let steps = plan(&order(Method::Udt, 2));
+    let after = |step| &steps.iter().find(|one| one.step == step).expect("a step").after;
+    assert!(after(Step::Build).is_empty() && after(Step::Volume).is_empty());
+    assert_eq!(*after(Step::Ship), [Step::Attach, Step::Build]);
+    assert_eq!(plan(&order(Method::Lite, 1)).len(), 2);
+    assert_eq!(plan(&order(Method::Ebs, 0)).len(), 3);
+    // Whoever waits, waits for what comes before it in the list.
+    for method in [Method::Udt, Method::Ebs, Method::Lite] {
+        let steps = plan(&order(method, 1));
+        for (at, one) in steps.iter().enumerate() {
+            assert!(one.after.iter().all(|before| steps[..at].iter().any(|earlier| earlier.step == *before)));
+        }
+    }
+}
+
+#[test]
+fn each_method_ends_with_what_was_asked_for_and_nothing_else() {
+    for (method, count) in [(Method::Udt, 2), (Method::Ebs, 3), (Method::Lite, 16), (Method::Udt, 0)] {
+        test(async {
+            let cloud = Sim::new(1, Faults::default());
+            let site = SimSite::new(&cloud);
+            let began = Instant::now();
+            let record = run(&cloud, &site, begun(method, count), &mut never()).await.expect("kept");
+            assert_eq!(record.status, Status::Done, "{record:#?}");
+            assert_eq!(record.found.instances.len(), count as usize);
+            assert!(record.found.instances.values().all(|one| one.converged.is_some() && one.address.is_some()));
+            assert_eq!(stray(&cloud, &record), Vec::<String>::new());
+            assert_eq!(site.kept().as_ref(), Some(&record));
+            assert!(began.elapsed() < Duration::from_secs(400), "{:?}", began.elapsed());
+            assert!(cloud.called().is_subset(&crate::iam::actions()), "{:?}", cloud.called());
+        });
+    }
+}
+
+/// Runs it with kills at random moments, each followed by a new frontend, until it ends.
+async fn with_kills(cloud: &Sim, site: &SimSite<'_>, method: Method, dice: &mut Dice, cancels: bool) -> Record {
+    let (cancel, mut cancelled) = watch::channel(false);
+    site.keep(&begun(method, 3)).await.expect("kept");
+    for kills in 0.. {
+        let record = site.kept().expect("a record");
+        if !record.status.is_open() {
+            return record;
+        }
+        let after = Duration::from_millis(dice.below(if kills < 4 { 150_000 } else { 3_000_000 }));
+        if cancels && kills == 2 {
+            cancel.send_replace(true);
+        }
+        tokio::select! {
+            ended = run(cloud, site, record, &mut cancelled) => { ended.expect("kept"); }
+            () = sleep(after) => {}
+        }
+    }
+    unreachable!("it ends")
+}
+
+#[test]
+fn a_frontend_that_is_killed_anywhere_goes_on_or_undoes_all() {
+    for seed in 0..240 {
+        let method = [Method::Udt, Method::Ebs, Method::Lite][seed as usize % 3];
+        let cancels = seed % 2 == 1;
+        test(async {
+            let cloud = Sim::new(seed, Faults { before: 30, after: 30, ..Faults::default() });
+            let site = SimSite::new(&cloud);
+            let mut dice = Dice::new(seed + 1000);
+            let record = with_kills(&cloud, &site, method, &mut dice, cancels).await;
+            match record.status {
+                Status::Done => {
+                    assert_eq!(record.found.instances.len(), 3);
+                    assert_eq!(record.trouble, None);
+                }
+                Status::Cancelled => assert!(cancels && site.hosts.lock().expect("no panic").is_empty()),
+                ref other => panic!("seed {seed}: {other:?}"),
+            }
+            // Whatever was made twice shows up by now.
+            sleep(Duration::from_secs(60)).await;
+            cloud.set_faults(Faults::default());
+            let leaked = leaks(&cloud, "site-1", std::slice::from_ref(&record)).await.expect("listed");
+            assert_eq!(leaked, Vec::<Owned>::new(), "seed {seed}");
+            assert_eq!(stray(&cloud, &record), Vec::<String>::new(), "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn who_may_not_do_a_step_is_told_the_action_and_leaves_nothing() {
+    for action in
+        ["ec2:RunInstances", "ec2:CreateVolume", "ec2:CreateSnapshot", "ec2:RegisterImage", "ebs:PutSnapshotBlock"]
+    {
+        test(async {
+            let cloud = Sim::new(7, Faults { denied: vec![action], ..Faults::default() });
+            let site = SimSite::new(&cloud);
+            let method = if action.starts_with("ebs") { Method::Ebs } else { Method::Udt };
+            let record = run(&cloud, &site, begun(method, 1), &mut never()).await.expect("kept");
+            let Status::Failed { why } = &record.status else { panic!("{record:?}") };
+            assert!(why.what.contains(action) && why.hint.as_deref().is_some_and(|hint| hint.contains("iam.json")));
+            assert_eq!(cloud.alive(), Vec::<String>::new());
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_undone_stays_open_and_is_undone_by_the_next() {
+    test(async {
+        let denied = Faults { denied: vec!["ec2:RegisterImage", "ec2:DeleteSnapshot"], ..Faults::default() };
+        let cloud = Sim::new(7, denied);
+        let site = SimSite::new(&cloud);
+        let record = run(&cloud, &site, begun(Method::Ebs, 1), &mut never()).await.expect("kept");
+        assert!(matches!(&record.status, Status::Ending { why: Some(_) }), "{record:?}");
+        assert!(record.trouble.as_deref().is_some_and(|trouble| trouble.contains("ec2:DeleteSnapshot")));
+        cloud.set_faults(Faults::default());
+        let record = run(&cloud, &site, record, &mut never()).await.expect("kept");
+        assert!(matches!(record.status, Status::Failed { .. }) && cloud.alive().is_empty());
+    });
+}
+
+#[test]
+fn an_instance_that_ends_too_soon_is_launched_again_but_not_for_ever() {
+    test(async {
+        let cloud = Sim::new(3, Faults { stillborn: 2, ..Faults::default() });
+        let site = SimSite::new(&cloud);
+        let record = run(&cloud, &site, begun(Method::Lite, 2), &mut never()).await.expect("kept");
+        assert_eq!(record.status, Status::Done, "{record:?}");
+        assert_eq!(record.found.launches.values().sum::<u32>(), 2);
+        assert_eq!(stray(&cloud, &record), Vec::<String>::new());
+    });
+    test(async {
+        let cloud = Sim::new(3, Faults { stillborn: 100, ..Faults::default() });
+        let record = run(&cloud, &SimSite::new(&cloud), begun(Method::Lite, 2), &mut never()).await.expect("kept");
+        let Status::Failed { why } = &record.status else { panic!("{record:?}") };
+        assert!(why.what.contains("Server.InternalError"), "{why:?}");
+        assert_eq!(cloud.alive(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn no_capacity_is_told_with_what_helps() {
+    test(async {
+        let cloud = Sim::new(3, Faults { full: true, ..Faults::default() });
+        let record = run(&cloud, &SimSite::new(&cloud), begun(Method::Lite, 1), &mut never()).await.expect("kept");
+        let Status::Failed { why } = &record.status else { panic!("{record:?}") };
+        assert!(why.hint.as_deref().is_some_and(|hint| hint.contains("type=")), "{why:?}");
+    });
+}
+
+#[test]
+fn hosts_that_do_not_converge_are_told_and_the_others_stay() {
+    test(async {
+        let cloud = Sim::new(5, Faults::default());
+        let mut site = SimSite::new(&cloud);
+        site.never.push("compute-0-1".parse().expect("a name"));
+        let record = run(&cloud, &site, begun(Method::Lite, 3), &mut never()).await.expect("kept");
+        assert_eq!(record.status, Status::Done);
+        assert_eq!(record.trouble.as_deref(), Some("1 hosts have not converged: compute-0-1"));
+        assert_eq!(cloud.alive().len(), 3);
+    });
+}
+
+#[test]
+fn nothing_more_is_done_when_the_record_cannot_be_kept() {
+    test(async {
+        let cloud = Sim::new(5, Faults::default());
+        let site = SimSite::new(&cloud);
+        site.store_is_full.store(true, Ordering::Relaxed);
+        run(&cloud, &site, begun(Method::Udt, 1), &mut never()).await.expect_err("it cannot be kept");
+        assert_eq!(cloud.alive(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn leaks_are_found_and_ended_and_what_is_kept_is_not() {
+    test(async {
+        let cloud = Sim::new(9, Faults::default());
+        let site = SimSite::new(&cloud);
+        let done = run(&cloud, &site, begun(Method::Ebs, 2), &mut never()).await.expect("kept");
+        let mut other = begun(Method::Ebs, 1);
+        other.id = provision("other-1");
+        let forgotten = run(&cloud, &site, other, &mut never()).await.expect("kept");
+        sleep(Duration::from_secs(60)).await;
+        let both = [done.clone(), forgotten];
+        assert_eq!(leaks(&cloud, "site-1", &both).await.expect("listed"), Vec::<Owned>::new());
+        assert_eq!(leaks(&cloud, "site-2", &[]).await.expect("listed"), Vec::<Owned>::new());
+        let leaked = leaks(&cloud, "site-1", &both[..1]).await.expect("listed");
+        assert_eq!(leaked.len(), 3, "an image, its snapshot, an instance: {leaked:?}");
+        end_leaks(&cloud, "site-1", &leaked).await.expect("ended");
+        assert_eq!(cloud.alive().len(), 4);
+        assert_eq!(stray(&cloud, &done), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_spot_instance_that_is_taken_away_before_it_converged_is_replaced() {
+    test(async {
+        let cloud = Sim::new(11, Faults::default());
+        let site = SimSite::new(&cloud);
+        let mut nobody = never();
+        let work = run(&cloud, &site, begun(Method::Lite, 1), &mut nobody);
+        let taker = async {
+            loop {
+                sleep(Duration::from_secs(1)).await;
+                let known = site.kept().and_then(|record| record.found.instances.into_values().next());
+                if let Some(one) = known {
+                    return cloud.take_away(&one.id);
+                }
+            }
+        };
+        let (record, ()) = tokio::join!(work, taker);
+        let record = record.expect("kept");
+        assert_eq!((record.status.clone(), record.found.launches.values().sum::<u32>()), (Status::Done, 1));
+        assert_eq!(stray(&cloud, &record), Vec::<String>::new());
+    });
+}
