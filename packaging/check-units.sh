@@ -32,4 +32,6 @@ check() {
 }
 check rocks-server.service 15
 check rocks-agent.service 75
+check rocks-agent-userdata.service 40
+check rocks-agent-receive.service 80
 exit $fail

@@ -28,7 +28,10 @@ written_by() {
 agent() {
     put 0755 "$bin/rocks-agent" "$prefix/bin/rocks-agent"
     written_by rocks-agent
-    put 0644 "$here/systemd/rocks-agent.service" "$units/rocks-agent.service"
+    local unit
+    for unit in rocks-agent rocks-agent-userdata rocks-agent-receive; do
+        put 0644 "$here/systemd/$unit.service" "$units/$unit.service"
+    done
     put 0644 "$here/preset/80-rocks-agent.preset" "$prefix/lib/systemd/system-preset/80-rocks-agent.preset"
     put 0644 "$here/etc/agent.toml" /etc/rocks-agent/agent.toml
     install -d -m 0755 "$dest$prefix/lib/rocks-agent/config.d" "$dest/etc/rocks-agent/config.d"

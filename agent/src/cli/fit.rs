@@ -77,10 +77,15 @@ impl Ready {
     }
 }
 
+/// Why it was not done, and what helps.
+pub(super) fn told(error: &FitError) -> String {
+    let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    format!("{error}{hint}")
+}
+
 /// Prints why it was not done.
-pub(super) fn failed(error: &FitError, output: &mut Output<'_>) -> u8 {
-    let hint = error.hint().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-    output.message(&format!("error: {error}\n{hint}"));
+fn failed(error: &FitError, output: &mut Output<'_>) -> u8 {
+    output.message(&format!("error: {}\n", told(error)));
     output::FAILED
 }
 

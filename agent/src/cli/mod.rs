@@ -62,6 +62,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         join: Option<PathBuf>,
     },
+    /// Take the join document, and a receiver's job, of the user data that this EC2 instance was launched with
+    UserData {
+        /// How long to wait for the metadata service, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        patience: u64,
+        /// Where the metadata service is
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::imds::ADDRESS)]
+        metadata: String,
+    },
     /// Read a kickstart and print what is wrong with it
     Check(check::Args),
     /// Apply a kickstart to a machine that is being made and does not run yet, as an installer would (0 done, 1 not)
@@ -145,6 +154,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         Command::Install(args) => install::run(&args, config, cli.output, output),
         Command::Status => online::status(&config, cli.output, output),
         Command::Enrol { join } => online::enrol(&config, join.as_deref(), output),
+        Command::UserData { patience, metadata } => online::user_data(&config, &metadata, patience, output),
         Command::Receive(args) => receive::run(&args, &config, cli.output, output),
         Command::Send(args) => send::run(&args, &config, cli.output, output),
         Command::Converge => online::converge(config, cli.output, output),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use rocks_common::wire::Outcome;
+use rocks_common::wire::{Outcome, Report};
 
 use super::{Format, plan};
 use crate::config::Config;
@@ -15,6 +15,7 @@ use crate::output::{self, Output};
 use crate::process::System;
 use crate::service::{self, Agent, ServiceError};
 use crate::status::{Status, render_steps};
+use crate::{files, imds, userdata};
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
@@ -81,6 +82,69 @@ pub(super) fn identity(config: &Config, output: &mut Output<'_>) -> Result<ident
     match block(output, service::identity(config))? {
         Ok(identity) => Ok(identity),
         Err(error) => Err(failure(&error.into(), output)),
+    }
+}
+
+/// How long the frontend may be out of reach for a report that it waits for.
+const REPORT: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Sends a report, again and again if need be.
+pub(super) fn report(identity: &identity::Identity, report: &Report, output: &mut Output<'_>) -> Result<(), u8> {
+    let work = async {
+        let end = tokio::time::Instant::now() + REPORT;
+        let mut client = identity.client()?;
+        loop {
+            match client.report(report).await {
+                Err(FetchError::Network { .. }) if tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                }
+                other => return other.map_err(ServiceError::from),
+            }
+        }
+    };
+    block(output, work)?.map_err(|error| failure(&error, output))
+}
+
+/// Where the agent looks for a receiver's job.
+const JOB: &str = "etc/rocks-agent/receive.toml";
+
+/// Takes the documents of this instance's user data, if it has any. An instance that is a host already keeps what it has.
+pub(super) fn user_data(config: &Config, address: &str, patience: u64, output: &mut Output<'_>) -> u8 {
+    let join = config.root.join("etc/rocks-agent/join.toml");
+    if join.exists() || config.state.join(identity::FOLDER).join("identity.json").exists() {
+        return output::OK;
+    }
+    if !imds::is_ec2(&config.root) {
+        output.message("this machine does not say that it is an instance of EC2\n");
+        return output::OK;
+    }
+    let patience = std::time::Duration::from_secs(patience);
+    let asked = match block(output, imds::insist(address, "/latest/user-data", userdata::BYTES, patience)) {
+        Ok(asked) => asked,
+        Err(code) => return code,
+    };
+    let text = match asked {
+        Ok(text) => text.unwrap_or_default(),
+        Err(error) => {
+            // A machine that is no instance has nothing to be told.
+            output.message(&format!("{error}\n"));
+            return output::OK;
+        }
+    };
+    let Some(found) = userdata::documents(&String::from_utf8_lossy(&text)) else {
+        output.message("the user data is not for Rocks\n");
+        return output::OK;
+    };
+    let job = config.root.join(JOB);
+    let put = |path: &Path, text: &str| files::write(path, text.as_bytes(), 0o600);
+    // The join document last: with it the service begins.
+    let written = found.job.as_deref().map_or(Ok(()), |text| put(&job, text)).and_then(|()| put(&join, &found.join));
+    match written {
+        Ok(()) => output.data("the user data has a join document\n", output::OK),
+        Err(error) => {
+            output.message(&format!("error: {}: {error}\n", join.display()));
+            output::FAILED
+        }
     }
 }
 

@@ -3,11 +3,13 @@
 //! The agent shows the certificate of its host, and lets nobody in but the frontend of its join document: who listens here is TLS's
 //! client, because only the frontend has a certificate with a name. Whoever else knocks costs a handshake.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rocks_common::diag::Severity;
+use rocks_common::wire::{Finding, Outcome, Report};
 use rocks_ship::shipment::{Phase, Progress, Receiver, ShipmentError, Target};
 use rocks_ship::transport::{self, Caller, Door, Options, Tcp, Transport, Udt};
 use rustls_pki_types::ServerName;
@@ -16,7 +18,8 @@ use super::{Format, fit, online};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::output::{self, Output};
-use crate::tls;
+use crate::userdata::Job;
+use crate::{tls, volume};
 
 /// How long the frontend may be silent before we wait for it to connect anew: the shipment goes on then.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
@@ -52,8 +55,11 @@ pub(super) fn trust(identity: &Identity) -> anyhow::Result<(Arc<rustls::ClientCo
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where it is written: a block device, or a file that is made
-    #[arg(long, value_name = "PATH")]
-    target: PathBuf,
+    #[arg(long, value_name = "PATH", conflicts_with = "job")]
+    target: Option<PathBuf>,
+    /// Do the job in this file, which user data brought: wait for its EBS volume, receive onto it, fit it, and tell the frontend
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "patience", "fit"])]
+    job: Option<PathBuf>,
     /// An image here that may have some of it already; may be given several times
     #[arg(long = "base", value_name = "PATH")]
     bases: Vec<PathBuf>,
@@ -73,56 +79,133 @@ pub(super) struct Args {
     fitting: fit::Options,
 }
 
+/// What came of it: a text for people or programs, or an exit code and what was wrong.
+type Ended = Result<String, (u8, String)>;
+
+fn failed(error: &dyn std::fmt::Display) -> (u8, String) {
+    (output::FAILED, error.to_string())
+}
+
 pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Output<'_>) -> u8 {
     log(format);
     if !args.fit && args.fitting.any() {
         output.message("error: --root-device, --join and --partition only mean something with --fit\n");
         return output::USAGE;
     }
-    let fitting = match args.fit.then(|| fit::prepare(&args.fitting)).transpose() {
-        Ok(fitting) => fitting,
-        Err(message) => {
-            output.message(&format!("error: {message}\n"));
-            return output::FAILED;
-        }
-    };
     let identity = match online::identity(config, output) {
         Ok(identity) => identity,
         Err(code) => return code,
     };
-    let prepared = trust(&identity).and_then(|(tls, name)| {
-        let receiver = Receiver::new(Target::open(&args.target)?, &args.bases)?;
+    let ended = match &args.job {
+        Some(path) => {
+            let began = jiff::Timestamp::now();
+            let ended = read_job(path).and_then(|job| {
+                let place = place_of(&job, config)?;
+                take(args, &place, &identity, format, output)
+            });
+            // The frontend waits for this: only now the volume is what it should be.
+            let told = online::report(&identity, &told(&identity, began, &ended), output);
+            // Done or not, it is not done again when this machine starts anew.
+            let _ = std::fs::remove_file(path);
+            match told {
+                Ok(()) => ended,
+                Err(code) => return code,
+            }
+        }
+        None => match &args.target {
+            Some(target) => {
+                let place = Place {
+                    target: target.clone(),
+                    listen: args.listen,
+                    patience: Duration::from_secs(args.patience),
+                    fit: args.fit,
+                };
+                take(args, &place, &identity, format, output)
+            }
+            None => {
+                output.message("error: --target or --job is needed\n");
+                return output::USAGE;
+            }
+        },
+    };
+    match ended {
+        Ok(text) => output.data(&text, output::OK),
+        Err((code, message)) => {
+            output.message(&format!("error: {message}\n"));
+            code
+        }
+    }
+}
+
+/// Where an image is written, and what is done with it.
+struct Place {
+    target: PathBuf,
+    listen: SocketAddr,
+    patience: Duration,
+    fit: bool,
+}
+
+fn read_job(path: &Path) -> Result<Job, (u8, String)> {
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&format!("{}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| failed(&format!("{}: {error}", path.display())))
+}
+
+/// The place of a job, as soon as its volume is there.
+fn place_of(job: &Job, config: &Config) -> Result<Place, (u8, String)> {
+    phase("volume", None);
+    let patience = Duration::from_secs(job.patience);
+    let target = volume::wait(&config.root, &job.volume, &job.device, patience).ok_or_else(|| {
+        (output::TEMPORARY, format!("volume {} was not attached within {} s", job.volume, job.patience))
+    })?;
+    Ok(Place { target, listen: (Ipv4Addr::UNSPECIFIED, job.port).into(), patience, fit: true })
+}
+
+/// What the frontend is told of a job's end.
+fn told(identity: &Identity, began: jiff::Timestamp, ended: &Ended) -> Report {
+    let now = jiff::Timestamp::now();
+    let finding = |(_, message): &(u8, String)| Finding {
+        severity: Severity::Error,
+        code: "not-received".to_owned(),
+        subject: "image".to_owned(),
+        message: message.clone(),
+        hint: None,
+    };
+    Report {
+        id: format!("receive-{}-{}", identity.host, now.as_microsecond()),
+        facts: crate::identity::facts(Path::new("/")),
+        kickstart: None,
+        generation: None,
+        started: began,
+        duration_ms: u64::try_from(now.as_millisecond() - began.as_millisecond()).unwrap_or(0),
+        outcome: if ended.is_ok() { Outcome::Converged } else { Outcome::Incomplete },
+        steps: Vec::new(),
+        findings: ended.as_ref().err().map(finding).into_iter().collect(),
+        diff: None,
+    }
+}
+
+/// Takes one image.
+fn take(args: &Args, place: &Place, identity: &Identity, format: Format, output: &mut Output<'_>) -> Ended {
+    let fitting = place.fit.then(|| fit::prepare(&args.fitting)).transpose().map_err(|message| failed(&message))?;
+    let prepared = trust(identity).and_then(|(tls, name)| {
+        let receiver = Receiver::new(Target::open(&place.target)?, &args.bases)?;
         let carrier = args.transport.carrier(Options { patience: SILENCE, ..Options::default() });
-        let listener = carrier.listen(args.listen)?;
+        let listener = carrier.listen(place.listen)?;
         let prove = move |connection| transport::secure_client(connection, &tls, name.clone());
         Ok((receiver, Door::new(listener, Box::new(prove))))
     });
-    let (receiver, door) = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            output.message(&format!("error: {error:#}\n"));
-            return output::FAILED;
-        }
-    };
+    let (receiver, door) = prepared.map_err(|error| failed(&format!("{error:#}")))?;
     output.message(&format!("waiting for an image for {} at {}\n", identity.host, door.local()));
-    let patience = Duration::from_secs(args.patience);
-    let mut end = Instant::now() + patience;
+    let mut end = Instant::now() + place.patience;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let mut stream = match door.next(left) {
-            Ok(Some(Caller::Admitted(stream))) => stream,
-            Ok(Some(Caller::SentAway(peer, error))) => {
+        let mut stream = match door.next(left).map_err(|error| failed(&error))? {
+            Some(Caller::Admitted(stream)) => stream,
+            Some(Caller::SentAway(peer, error)) => {
                 output.message(&format!("{peer} was sent away: {error}\n"));
                 continue;
             }
-            Ok(None) => {
-                output.message("error: nobody shipped anything\n");
-                return output::TEMPORARY;
-            }
-            Err(error) => {
-                output.message(&format!("error: {error}\n"));
-                return output::FAILED;
-            }
+            None => return Err((output::TEMPORARY, "nobody shipped anything".to_owned())),
         };
         let progress = Lines::default();
         match receiver.run(&mut *stream, &|at| progress.tell(at)) {
@@ -133,14 +216,14 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
                 // the blocks that differ travel again.
                 let fitted = match fitting.map(|ready| {
                     phase("fitting", None);
-                    ready.fit(&args.target)
+                    ready.fit(&place.target)
                 }) {
                     None => None,
                     Some(Ok(fitted)) => Some(fitted),
-                    Some(Err(error)) => return fit::failed(&error, output),
+                    Some(Err(error)) => return Err((output::FAILED, fit::told(&error))),
                 };
                 phase("done", None);
-                let text = match format {
+                return Ok(match format {
                     Format::Json => {
                         let done = serde_json::json!({"api_version": "rocks/v1", "shipped": shipped, "fitted": fitted});
                         done.to_string() + "\n"
@@ -153,17 +236,13 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
                         shipped.digest,
                         fitted.map(|fitted| fitted.render()).unwrap_or_default()
                     ),
-                };
-                return output.data(&text, output::OK);
+                });
             }
             Err(error @ (ShipmentError::Connection(_) | ShipmentError::Refused(_))) => {
                 output.message(&format!("interrupted: {}; what came is kept\n", chain(&error)));
-                end = Instant::now() + patience;
+                end = Instant::now() + place.patience;
             }
-            Err(error) => {
-                output.message(&format!("error: {}\n", chain(&error)));
-                return output::FAILED;
-            }
+            Err(error) => return Err(failed(&chain(&error))),
         }
     }
 }
