@@ -120,6 +120,14 @@ impl Cloud {
         ]);
         let reason =
             i.reason.as_ref().map(|(code, message)| Value::of([("code", code.into()), ("message", message.into())]));
+        // A profile is taken for one that exists: nobody gets credentials by it.
+        let profile = i.profile.as_ref().map(|p| {
+            let arn = match p.starts_with("arn:") {
+                true => p.clone(),
+                false => format!("arn:aws:iam::{}:instance-profile/{p}", self.config.account),
+            };
+            Value::of([("arn", arn.into()), ("id", "AIPAMINICLOUD0000000A".into())])
+        });
         let head = Value::of([
             ("architecture", (&i.architecture).into()),
             ("blockDeviceMapping", self.mapping_set(&i.id)),
@@ -127,6 +135,7 @@ impl Cloud {
             ("ebsOptimized", i.ebs_optimized.into()),
             ("enaSupport", i.ena.into()),
             ("hypervisor", "xen".into()),
+            ("iamInstanceProfile", profile.into()),
             ("instanceLifecycle", i.spot.then_some("spot").into()),
             ("networkInterfaceSet", if held { vec![self.interface(i)].into() } else { Vec::new().into() }),
             ("rootDeviceName", (&i.root_device).into()),

@@ -5,6 +5,7 @@
 
 mod attach;
 mod bill;
+mod blocks;
 mod effects;
 mod images;
 mod imports;
@@ -28,15 +29,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(crate) use bill::Ledger;
+pub(crate) use blocks::{Change, Start};
 pub(crate) use effects::{Boot, Effect, Event, Rule};
-pub(crate) use images::Image;
+use images::Image;
 pub(crate) use instances::{Instance, State};
-pub(crate) use network::Group;
-pub(crate) use select::{Consistency, Ids};
-pub(crate) use snapshots::Snapshot;
-pub(crate) use tags::Tags;
+use network::Group;
+use select::Ids;
+pub(crate) use snapshots::BLOCK;
+use snapshots::Snapshot;
 pub(crate) use time::{Millis, iso};
-pub(crate) use volumes::Volume;
+use volumes::Volume;
 
 use crate::config::Config;
 use crate::error::{Answer, ApiError};

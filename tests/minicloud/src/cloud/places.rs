@@ -136,6 +136,11 @@ impl Cloud {
             .ok_or_else(|| ApiError::new("InvalidSubnetID.NotFound", format!("The subnet ID '{id}' does not exist")))
     }
 
+    /// A zone's id.
+    pub(crate) fn zone_id(&self, zone: &str) -> String {
+        zone_id(&self.config, zone)
+    }
+
     /// Checks that a zone exists.
     pub(super) fn check_zone(&self, zone: &str) -> Answer<()> {
         if self.config.zone_names().iter().any(|z| z == zone) {

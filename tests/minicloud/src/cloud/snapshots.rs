@@ -1,6 +1,6 @@
 //! Snapshots, however they came about: of a volume, block by block, or imported.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::effects::Effect;
 use super::select::{Consistency, Described, check_filters, filters, page, paged, passes};
@@ -31,8 +31,10 @@ pub(crate) struct Snapshot {
     pub(crate) parent: Option<String>,
     /// The blocks of 512 KiB that hold data.
     pub(crate) blocks: BTreeSet<u32>,
-    /// Those of them that were put by EBS direct, which have to be as many as the caller says in the end.
-    pub(crate) put: BTreeSet<u32>,
+    /// Those of them that were put by EBS direct, with their digests; in the end they have to be as many as the caller says.
+    pub(crate) put: BTreeMap<u32, Vec<u8>>,
+    /// While blocks may be put: how long the next may keep one waiting, and since when it does.
+    pub(crate) patience: Option<(Millis, Millis)>,
     pub(crate) bytes: u64,
     pub(crate) tags: Tags,
     consistency: Consistency,
@@ -166,7 +168,8 @@ impl Cloud {
             key: new.key,
             parent: new.parent,
             blocks: blocks.unwrap_or_default(),
-            put: BTreeSet::new(),
+            put: BTreeMap::new(),
+            patience: None,
             bytes: 0,
             tags: new.tags,
             consistency: Consistency { visible: now + self.config.delays.visibility },
@@ -252,10 +255,30 @@ impl Cloud {
         }
     }
 
-    /// Ends the putting of blocks: what is there is all there is.
-    pub(crate) fn seal_snapshot(&mut self, id: &str) {
+    /// Adds a snapshot that is complete and that nobody pays for: what a cloud begins with.
+    pub(crate) fn add_given_snapshot(&mut self, gib: u64, now: Millis) -> String {
+        let new = NewSnapshot {
+            volume: NO_VOLUME.to_owned(),
+            gib,
+            description: "given".to_owned(),
+            phase: SnapshotPhase::Completed,
+            encrypted: false,
+            key: None,
+            parent: None,
+            tags: Tags::new(),
+        };
+        let id = self.add_snapshot(new, now);
+        if let Some(s) = self.snapshots.get_mut(&id) {
+            s.consistency = Consistency { visible: 0 };
+        }
+        id
+    }
+
+    /// Says which of its blocks hold data.
+    pub(crate) fn given_blocks(&mut self, id: &str, blocks: BTreeSet<u32>) {
         if let Some(s) = self.snapshots.get_mut(id) {
-            s.phase = SnapshotPhase::Pending;
+            s.bytes = blocks.len() as u64 * BLOCK;
+            s.blocks = blocks;
         }
     }
 
@@ -277,6 +300,9 @@ impl Cloud {
 
     pub(super) fn advance_snapshots(&mut self, now: Millis) {
         for s in self.snapshots.values_mut() {
+            if s.phase == SnapshotPhase::Open && s.patience.is_some_and(|(limit, since)| now > since + limit) {
+                s.phase = SnapshotPhase::Error("The snapshot was not completed in time".to_owned());
+            }
             if s.phase == SnapshotPhase::Pending && s.copied.is_some_and(|(_, to)| now >= to) {
                 s.phase = SnapshotPhase::Completed;
             }

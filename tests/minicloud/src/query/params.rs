@@ -3,8 +3,8 @@
 //! `BlockDeviceMapping.1.Ebs.VolumeSize=8` is three levels and a leaf. Every reader marks what it has read, and [`Params::finish`]
 //! refuses what nobody read: a parameter that this cloud does not know is an error and never silently without effect.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Answer, ApiError};
 
@@ -12,8 +12,28 @@ use crate::error::{Answer, ApiError};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Params {
     value: Option<String>,
-    read: Cell<bool>,
+    read: Mark,
     children: BTreeMap<String, Params>,
+}
+
+/// Whether something was read.
+#[derive(Debug, Default)]
+struct Mark(AtomicBool);
+
+impl Mark {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Clone for Mark {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.get()))
+    }
 }
 
 impl Params {
@@ -33,11 +53,6 @@ impl Params {
             at.value = Some(value);
         }
         root
-    }
-
-    /// The full names of all parameters, in order.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.leaves().into_iter().map(|(name, _)| name).collect()
     }
 
     /// Names and values of all parameters, in order.
@@ -72,7 +87,7 @@ impl Params {
 
     fn leaf(&self, name: &str) -> Option<&str> {
         let child = self.children.get(name)?;
-        child.read.set(true);
+        child.read.set();
         child.value.as_deref()
     }
 
@@ -83,7 +98,7 @@ impl Params {
 
     /// This node's own value, as members of a list of texts have it.
     pub(crate) fn own(&self) -> &str {
-        self.read.set(true);
+        self.read.set();
         self.value.as_deref().unwrap_or_default()
     }
 
@@ -130,7 +145,7 @@ impl Params {
     /// Notes a part as read without looking into it.
     pub(crate) fn skip(&self, name: &str) {
         if let Some(child) = self.children.get(name) {
-            child.walk("", &mut |_, node| node.read.set(true));
+            child.walk("", &mut |_, node| node.read.set());
         }
     }
 

@@ -83,7 +83,6 @@ impl Value {
     }
 
     /// A part of a structure, or a member of a list by its number, along a path with dots.
-    #[cfg(test)]
     pub(crate) fn at(&self, path: &str) -> &Value {
         path.split('.').fold(self, |at, step| match at {
             Self::Struct(parts) => parts.iter().find(|(n, _)| *n == step).map_or(&Self::None, |(_, v)| v),
@@ -93,7 +92,6 @@ impl Value {
     }
 
     /// The text at a path.
-    #[cfg(test)]
     pub(crate) fn text_at(&self, path: &str) -> &str {
         match self.at(path) {
             Self::Text(t) => t,

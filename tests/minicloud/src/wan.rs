@@ -272,6 +272,8 @@ impl Shared {
 #[derive(Debug)]
 pub struct Wan {
     names: [String; 2],
+    /// Whether the namespaces are ours to remove.
+    own: bool,
     shared: Arc<Shared>,
     pump: Option<JoinHandle<()>>,
 }
@@ -318,6 +320,11 @@ pub fn remove_own() -> Result<()> {
     remove(|pid| pid == own)
 }
 
+fn next_number() -> u64 {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Wan {
     /// Makes the link, the same in both directions.
     ///
@@ -332,38 +339,58 @@ impl Wan {
     /// # Errors
     /// Not root, no TUN, or what `ip` says.
     pub fn asymmetric(there: Shape, back: Shape) -> Result<Self> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         if let Some(why) = missing() {
             bail!("no emulated link: {why}");
         }
-        there.check()?;
-        back.check()?;
         sweep()?;
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let number = next_number();
         let names = ["a", "b"].map(|end| format!("{PREFIX}{}n{number}{end}", std::process::id()));
+        Self::make(names, true, [Self::address(End::A), Self::address(End::B)], [there, back])
+    }
+
+    /// Makes the link between two namespaces that are there already, and that stay. Its ends get these addresses, of one /24.
+    ///
+    /// # Errors
+    /// Not root, no TUN, or what `ip` says.
+    pub fn between(names: [&str; 2], addresses: [&str; 2], there: Shape, back: Shape) -> Result<Self> {
+        if let Some(why) = missing() {
+            bail!("no emulated link: {why}");
+        }
+        Self::make(names.map(str::to_owned), false, addresses, [there, back])
+    }
+
+    fn make(names: [String; 2], own: bool, addresses: [&str; 2], shapes: [Shape; 2]) -> Result<Self> {
+        for shape in &shapes {
+            shape.check()?;
+        }
+        let [there, back] = shapes;
         let shared = Arc::new(Shared {
             ways: Mutex::new([OneWay::new(there, 1), OneWay::new(back, 2)]),
             stop: AtomicBool::new(false),
         });
         // From here on dropping it removes what was made, should the rest fail.
-        let mut this = Self { names, shared, pump: None };
-        let devices = [this.device(End::A)?, this.device(End::B)?];
+        let mut this = Self { names, own, shared, pump: None };
+        if own {
+            for name in &this.names {
+                cmd("ip").args(["netns", "add", name]).run()?;
+            }
+        }
+        let devices = [this.device(End::A, addresses[0])?, this.device(End::B, addresses[1])?];
         let shared = Arc::clone(&this.shared);
         this.pump = Some(std::thread::Builder::new().name("wan".into()).spawn(move || shared.pump(&devices))?);
         Ok(this)
     }
 
-    fn device(&self, end: End) -> Result<SyncDevice> {
+    fn device(&self, end: End, address: &str) -> Result<SyncDevice> {
         let name = self.namespace(end);
         // Short enough for an interface, and gone from here as soon as it is moved.
-        let temporary = format!("w{}", &name[PREFIX.len()..]);
-        cmd("ip").args(["netns", "add", name]).run()?;
+        let temporary = format!("w{}n{}", std::process::id(), next_number());
         let device = DeviceBuilder::new().name(&temporary).build_sync().context("cannot make a TUN device")?;
         device.set_nonblocking(true)?;
         let ip = |line: &str| cmd("ip").args(line.split_whitespace()).run();
         ip(&format!("link set {temporary} netns {name}"))?;
         ip(&format!("-n {name} link set {temporary} name wan0 mtu 1500 txqueuelen 20000"))?;
-        ip(&format!("-n {name} addr add {}/24 dev wan0", Self::address(end)))?;
+        ip(&format!("-n {name} addr add {address}/24 dev wan0"))?;
         ip(&format!("-n {name} link set lo up"))?;
         ip(&format!("-n {name} link set wan0 up"))?;
         let _ = device.as_fd();
@@ -427,7 +454,7 @@ impl Drop for Wan {
         if let Some(pump) = self.pump.take() {
             drop(pump.join());
         }
-        for name in &self.names {
+        for name in self.names.iter().filter(|_| self.own) {
             // Missing when making it failed halfway.
             let _ = cmd("ip").args(["netns", "del", name]).output();
         }
