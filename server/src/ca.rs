@@ -51,6 +51,19 @@ pub struct Authority {
     pub sealer: Sealer,
 }
 
+impl Authority {
+    /// A short name that no other frontend has: of its certificate's digest.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        rocks_common::ids::Digest::of(self.certificate.as_bytes())
+            .to_string()
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .take(16)
+            .collect()
+    }
+}
+
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Authority({})", self.folder.display())

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ struct Fragment {
     watch_rolls: Option<bool>,
     max_connections: Option<usize>,
     stale_minutes: Option<u32>,
+    aws_region: Option<String>,
+    aws_endpoint: Option<String>,
+    aws_frontend: Option<Ipv4Addr>,
 }
 
 /// The merged configuration.
@@ -45,6 +48,14 @@ pub struct Config {
     pub max_connections: usize,
     /// After how long without a word a host is called stale.
     pub stale_minutes: u32,
+    /// The AWS region of provisions that name none.
+    pub aws_region: String,
+    /// Where AWS's interface is, if not at the region's own address: a local EC2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws_endpoint: Option<String>,
+    /// The frontend's address as instances see it, which a receiver's port is opened to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws_frontend: Option<Ipv4Addr>,
     /// Where each value that is not built in is from.
     #[serde(skip)]
     sources: BTreeMap<String, String>,
@@ -89,6 +100,9 @@ impl Config {
             watch_rolls: true,
             max_connections: 65_536,
             stale_minutes: 15,
+            aws_region: "us-east-1".to_owned(),
+            aws_endpoint: None,
+            aws_frontend: None,
             state,
             sources,
         };
@@ -120,6 +134,9 @@ impl Config {
             watch_rolls,
             max_connections,
             stale_minutes,
+            aws_region,
+            aws_endpoint,
+            aws_frontend,
             sources,
             state: _,
         } = self;
@@ -141,7 +158,10 @@ impl Config {
             token_hours = fragment.token_hours,
             watch_rolls = fragment.watch_rolls,
             max_connections = fragment.max_connections.map(|most| most.clamp(1, 1 << 20)),
-            stale_minutes = fragment.stale_minutes
+            stale_minutes = fragment.stale_minutes,
+            aws_region = fragment.aws_region,
+            aws_endpoint = fragment.aws_endpoint.map(Some),
+            aws_frontend = fragment.aws_frontend.map(Some)
         );
     }
 
@@ -157,7 +177,7 @@ impl Config {
 fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     let value = match key {
         "names" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
-        "listen" => value.into(),
+        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" => value.into(),
         _ => value
             .parse::<i64>()
             .map(toml::Value::Integer)

@@ -21,6 +21,9 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::mirror::serve::MirrorRoot;
 use crate::output::{Exit, Output};
+use crate::provision::Provisions;
+use crate::provision::account::Accounts;
+use crate::provision::site::Frontend;
 use crate::store::Store;
 
 /// Make the frontend: state folder, certificate authority, keys, store.
@@ -172,7 +175,15 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
     let copying = Arc::default();
-    let admin = Admin { authority, store, service, config, metrics, mirror, images, reload, copying };
+    let site = Frontend::new(store.clone(), service.clone(), config.clone(), images.clone(), authority.clone()).await?;
+    let tag = authority.fingerprint();
+    let provisions = Provisions::new(store.clone(), Arc::new(site), tag, accounts(&config));
+    let paused = provisions.clone();
+    let open = provisions.resume().await?;
+    if open > 0 {
+        tracing::info!("{open} provisions go on");
+    }
+    let admin = Admin { authority, store, service, config, metrics, mirror, images, provisions, reload, copying };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
     tell("READY=1\nSTATUS=serving");
@@ -205,11 +216,31 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     }
     tell("STOPPING=1");
     renewer.abort();
+    paused.pause();
     // Those who wait are answered now, and ask again: they find the next frontend.
     ending_sender.send_replace(true);
     let _ = tokio::time::timeout(listen::DRAIN + Duration::from_secs(1), serving).await;
     let _ = fs::remove_file(socket);
     Ok(())
+}
+
+/// The cloud that this frontend was built with.
+#[cfg(feature = "aws")]
+fn accounts(config: &Config) -> Option<Accounts> {
+    let endpoint = config.aws_endpoint.clone();
+    Some(Arc::new(move |region| {
+        let endpoint = endpoint.clone();
+        Box::pin(async move {
+            let account = rocks_aws::Aws::connect(&region, endpoint.as_deref()).await;
+            Ok(Arc::new(account) as Arc<dyn crate::provision::account::Account>)
+        })
+    }))
+}
+
+/// The cloud that this frontend was built with: none.
+#[cfg(not(feature = "aws"))]
+const fn accounts(_: &Config) -> Option<Accounts> {
+    None
 }
 
 fn bind_admin(socket: &Path) -> anyhow::Result<UnixListener> {

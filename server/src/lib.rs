@@ -16,6 +16,7 @@ pub mod mirror;
 pub mod offline;
 pub mod output;
 pub mod process;
+pub mod provision;
 pub mod rocks;
 pub mod ship;
 pub mod store;

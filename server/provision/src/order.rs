@@ -66,6 +66,8 @@ pub struct Shipment {
     pub receiver: Option<AmiId>,
     /// The snapshot that it differs from, for the EBS direct API.
     pub parent: Option<SnapshotId>,
+    /// The image on the frontend that is in that snapshot.
+    pub base: Option<ImageName>,
 }
 
 /// What is asked for.
@@ -79,6 +81,8 @@ pub struct Order {
     pub ami: Option<AmiId>,
     /// The image that is sent, if none is there.
     pub shipment: Option<Shipment>,
+    /// The region.
+    pub region: String,
     /// The instances' hosts; none: only the image is made.
     pub hosts: Vec<HostName>,
     /// `x86_64` or `arm64`, as EC2 says it.
@@ -122,6 +126,9 @@ impl Order {
             }
             if !(1..=16384).contains(&shipment.gib) {
                 return Err(format!("{} GiB are no size of a volume", shipment.gib));
+            }
+            if shipment.parent.is_some() != shipment.base.is_some() {
+                return Err("a parent snapshot goes with the image that is in it".to_owned());
             }
             if shipment.parent.is_some() && self.way() != Method::Ebs {
                 return Err("only the EBS direct API takes a parent snapshot".to_owned());

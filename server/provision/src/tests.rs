@@ -27,12 +27,14 @@ fn order(method: Method, count: u32) -> Order {
         boot: BootMode::UefiPreferred,
         receiver: Some("ami-0bace000000000001".parse().expect("an id")),
         parent: None,
+        base: None,
     };
     Order {
         appliance: "compute".parse().expect("a name"),
         method,
         ami: is_there.then(|| "ami-0bace000000000002".parse().expect("an id")),
         shipment: (!is_there).then_some(shipment),
+        region: "us-east-1".to_owned(),
         hosts: (0..count).map(host).collect(),
         architecture: "x86_64".to_owned(),
         kind: "m7i.large".to_owned(),

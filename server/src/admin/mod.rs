@@ -8,6 +8,7 @@ mod distro;
 mod hosts;
 mod images;
 mod problem;
+mod provisions;
 mod rolls;
 mod shipments;
 mod uploads;
@@ -47,6 +48,8 @@ pub struct Admin {
     pub authority: Arc<crate::ca::Authority>,
     /// The images.
     pub images: Arc<crate::images::Images>,
+    /// The provisions.
+    pub provisions: Arc<crate::provision::Provisions>,
     /// Asks for the rolls to be read again.
     pub reload: mpsc::Sender<()>,
     /// One copy of an upstream repository at a time.
@@ -86,6 +89,10 @@ pub fn router(admin: Admin) -> Router {
         .route("/images/{name}/content", post(uploads::through_socket))
         .route("/shipments", post(shipments::create))
         .route("/uploads", post(uploads::from_host))
+        .route("/provisions", get(provisions::list).post(provisions::create))
+        .route("/provisions/{name}", get(provisions::show).delete(provisions::forget))
+        .route("/provisions/{name}/cancel", post(provisions::cancel))
+        .route("/leaks", get(provisions::leaks).delete(provisions::end_leaks))
         .route("/health", get(health));
     Router::new()
         .nest("/api/v1", api)

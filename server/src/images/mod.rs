@@ -6,6 +6,7 @@
 //! for uploads: what came of one is kept (`.part/NAME`), and the next one goes on from there.
 
 pub mod import;
+pub mod make;
 pub mod upload;
 
 use std::collections::BTreeSet;

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::context::{Context, Done};
 use super::spec::{Flag, Spec, Words};
-use super::{attributes, builds, distro, hosts, images, objects, report, show};
+use super::{attributes, builds, distro, hosts, images, objects, provisions, report, show};
 
 /// One command.
 pub(super) struct Entry {
@@ -69,6 +69,15 @@ pub(super) static COMMANDS: &[Entry] = &[
         keys = &[("name", "its name (default: the folder's)")],
         words = Words::Path,
         example = "rocks add roll /usr/share/rocks/graphs/vim"
+    ),
+    spec!(
+        ["cancel", "provision"],
+        ("NAME", 1, 1),
+        "End a provision and all that it made, its instances included",
+        provisions::cancel,
+        flags = &[Flag::Yes],
+        keys = &[("wait", "yes (default) or no")],
+        words = Words::Provision
     ),
     spec!(
         ["create", "distro"],
@@ -213,8 +222,60 @@ pub(super) static COMMANDS: &[Entry] = &[
         distro::mirrors,
         words = Words::Mirror
     ),
+    spec!(
+        ["list", "leak"],
+        ("", 0, 0),
+        "List what is in the cloud with this frontend's tag and belongs to no provision",
+        provisions::leaks,
+        keys = &[("region", "the region (default: the configuration's)")]
+    ),
     spec!(["list", "node"], ("[NAME ...]", 0, MANY), "List the nodes of the configuration graph", show::nodes),
+    spec!(
+        ["list", "provision"],
+        ("[NAME ...]", 0, MANY),
+        "List provisions and how far they are",
+        provisions::list,
+        words = Words::Provision
+    ),
     spec!(["list", "roll"], ("[NAME ...]", 0, MANY), "List rolls", objects::list_rolls, words = Words::Roll),
+    spec!(
+        ["provision"],
+        ("APPLIANCE", 1, 1),
+        "Get an appliance running on EC2: its image, its instances, until they have converged",
+        provisions::provision,
+        keys = &[
+            (
+                "method",
+                "udt (default): ship an image to a receiver; lite: instances of an image that is there converge; ebs: blocks into a snapshot"
+            ),
+            ("count", "how many instances (default: 1; 0: the image alone)"),
+            ("plan", "yes: only say what would be done"),
+            ("name", "the provision's name (default: the appliance's and a number)"),
+            ("region", "the region (default: the configuration's)"),
+            ("type", "the instances' type (default: m7i.large)"),
+            ("subnet", "where they are (default: the default VPC)"),
+            ("groups", "their security groups, separated by commas"),
+            ("key", "their key pair"),
+            ("spot", "yes: spot instances"),
+            ("ami", "the image that instances are made of, if it is registered already"),
+            ("image", "the frontend's image that is sent (default: the appliance's, built if there is none)"),
+            ("size", "GiB of its disk, if it is built (default: 8)"),
+            ("boot", "legacy-bios, uefi or uefi-preferred (default: as the image does)"),
+            ("receiver", "the image that the receiver is made of, with rocks-agent in it (for udt)"),
+            ("receiver-type", "its type (default: t3.medium)"),
+            ("from", "the frontend's address as instances see it (default: the configuration's)"),
+            ("inside", "yes: the frontend reaches instances by their private addresses"),
+            ("port", "the receiver's port (default: 8444)"),
+            ("parent", "the snapshot that the image differs from (for ebs)"),
+            ("base", "the frontend's image that is in it"),
+            ("encrypted", "no: volumes and snapshots are not encrypted"),
+            ("kms-key", "the key that they are encrypted with (default: the account's own)"),
+            ("arch", "x86_64 (default) or arm64"),
+            ("wait", "no: return as soon as it has begun")
+        ],
+        words = Words::Appliance,
+        example = "rocks provision lite method=ebs count=2 type=t3.small"
+    ),
     spec!(
         ["remove", "appliance"],
         ("NAME", 1, 1),
@@ -262,6 +323,14 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Image
     ),
     spec!(
+        ["remove", "leak"],
+        ("", 0, 0),
+        "End everything in the cloud that `rocks list leak` lists",
+        provisions::remove_leaks,
+        flags = &[Flag::Yes],
+        keys = &[("region", "the region (default: the configuration's)")]
+    ),
+    spec!(
         ["remove", "mirror"],
         ("NAME", 1, 1),
         "Remove an upstream repository and its copy",
@@ -274,6 +343,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         ("OS ATTR", 2, 2),
         "Remove an attribute of an operating system",
         attributes::remove_of_os
+    ),
+    spec!(
+        ["remove", "provision"],
+        ("NAME", 1, 1),
+        "Forget a provision of which nothing is left",
+        provisions::remove,
+        words = Words::Provision
     ),
     spec!(
         ["remove", "roll"],

@@ -21,6 +21,7 @@ fn candidates(spec: &Spec, current: &str) -> Vec<CompletionCandidate> {
         Words::Roll => "/api/v1/rolls",
         Words::Mirror => "/api/v1/mirrors",
         Words::Image => "/api/v1/images",
+        Words::Provision => "/api/v1/provisions",
         Words::Path => return clap_complete::engine::PathCompleter::any().complete_from(current),
         Words::None => "",
     };

@@ -13,6 +13,7 @@ mod hosts;
 mod images;
 mod objects;
 mod progress;
+mod provisions;
 mod report;
 mod show;
 mod spec;

@@ -43,6 +43,7 @@ pub(super) enum Words {
     Roll,
     Mirror,
     Image,
+    Provision,
 }
 
 /// One command, but for what runs it.

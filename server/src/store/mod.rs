@@ -5,6 +5,7 @@
 mod attribute;
 mod host;
 mod identity;
+mod provision;
 mod report;
 mod roll;
 

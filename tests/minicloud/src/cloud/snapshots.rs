@@ -286,7 +286,7 @@ impl Cloud {
         let delays = self.config.delays;
         let Some(s) = self.snapshots.get_mut(id) else { return };
         let wait =
-            delays.snapshot + u64::try_from(u128::from(delays.snapshot_gib) * u128::from(bytes) >> 30).unwrap_or(0);
+            delays.snapshot + u64::try_from((u128::from(delays.snapshot_gib) * u128::from(bytes)) >> 30).unwrap_or(0);
         (s.blocks, s.bytes, s.copied) = (blocks, bytes, Some((now, now + wait)));
         let gib = bytes as f64 / (1u64 << 30) as f64;
         self.bill.open("snapshot", id, "standard", (gib, "GiB"), now);

@@ -1,0 +1,273 @@
+//! Provisions: what an administrator asks for becomes an order, and its plan can be looked at first.
+
+use std::net::Ipv4Addr;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use rocks_common::ids::{ApplianceName, HostName, ImageName};
+use rocks_provision::cloud::BootMode;
+use rocks_provision::ids::{AmiId, GroupId, ProvisionId, SnapshotId, SubnetId};
+use rocks_provision::order::{Method, Order, Shipment};
+use rocks_provision::plan::plan;
+use rocks_provision::record::{Record, Status};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Admin;
+use super::problem::{Answer, Asked, Failure, Input, Named, answer, done};
+use crate::images::Origin;
+use crate::provision::ProvisionError;
+
+/// The port that receivers listen at when nobody says otherwise.
+const PORT: u16 = 8444;
+
+impl From<ProvisionError> for Failure {
+    fn from(error: ProvisionError) -> Self {
+        let hint = error.hint();
+        let failure = match error {
+            ProvisionError::Store(error) => return error.into(),
+            ProvisionError::Order(why) => Self::bad("bad-order", why),
+            ProvisionError::NoCloud => Self::new(StatusCode::NOT_IMPLEMENTED, "no-cloud", error.to_string()),
+            ProvisionError::Site(_) => Self::new(StatusCode::CONFLICT, "not-possible", error.to_string()),
+            ProvisionError::Cloud(_) => Self::new(StatusCode::BAD_GATEWAY, "cloud", error.to_string()),
+        };
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProvisionOrder {
+    appliance: ApplianceName,
+    method: Method,
+    /// How many instances; 0 makes the image alone.
+    #[serde(default = "one")]
+    count: u32,
+    /// The provision's name; none: the appliance's with the first number that is free.
+    name: Option<ProvisionId>,
+    region: Option<String>,
+    /// The image that instances are made of, if it is registered already.
+    ami: Option<AmiId>,
+    /// The image that is sent; none: the appliance's own, which is built if there is none.
+    image: Option<ImageName>,
+    /// GiB of its disk, if it is built.
+    size: Option<u32>,
+    boot: Option<BootMode>,
+    /// The image of the receiver.
+    receiver: Option<AmiId>,
+    parent: Option<SnapshotId>,
+    base: Option<ImageName>,
+    arch: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    receiver_type: Option<String>,
+    subnet: Option<SubnetId>,
+    #[serde(default)]
+    groups: Vec<GroupId>,
+    key: Option<String>,
+    #[serde(default)]
+    spot: bool,
+    encrypted: Option<bool>,
+    kms_key: Option<String>,
+    /// The frontend's address as instances see it.
+    from: Option<Ipv4Addr>,
+    #[serde(default)]
+    inside: bool,
+    port: Option<u16>,
+    /// Only say what would be done.
+    #[serde(default)]
+    plan: bool,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+impl ProvisionOrder {
+    fn shipment(&self, admin: &Admin) -> Result<Option<Shipment>, Failure> {
+        if self.ami.is_some() {
+            return Ok(None);
+        }
+        let name = match &self.image {
+            Some(name) => name.clone(),
+            None => self.appliance.as_str().parse().map_err(|error| Failure::bad("bad-name", format!("{error}")))?,
+        };
+        let image = match admin.images.get(&name) {
+            Ok(image) => Some(image),
+            Err(crate::images::ImageError::Missing(_)) if self.image.is_none() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let gib = image.as_ref().map(|image| u32::try_from(image.bytes.div_ceil(1 << 30)).unwrap_or(u32::MAX));
+        let boots =
+            image.as_ref().map(|image| match &image.from {
+                Origin::Built(made) if made.built.boots.iter().any(|way| way == "uefi") => {
+                    if made.built.boots.len() > 1 { BootMode::UefiPreferred } else { BootMode::Uefi }
+                }
+                _ => BootMode::LegacyBios,
+            });
+        Ok(Some(Shipment {
+            build: image.is_none().then(|| self.appliance.clone()),
+            image: name,
+            // What is built gets a disk of this size.
+            gib: gib.or(self.size).unwrap_or(8),
+            boot: self.boot.or(boots).unwrap_or(BootMode::UefiPreferred),
+            receiver: self.receiver.clone(),
+            parent: self.parent.clone(),
+            base: self.base.clone(),
+        }))
+    }
+
+    async fn order(self, admin: &Admin) -> Result<Order, Failure> {
+        let shipment = self.shipment(admin)?;
+        let frontend = self.from.or(admin.config.aws_frontend).or_else(|| {
+            // A name that is an address is the one that agents use.
+            admin.config.names.iter().find_map(|name| name.parse::<Ipv4Addr>().ok())
+        });
+        let needs_address = shipment.is_some() && self.method != Method::Ebs;
+        let frontend = match frontend {
+            Some(frontend) => frontend,
+            None if !needs_address => Ipv4Addr::UNSPECIFIED,
+            None => {
+                let title = "the frontend's address is not known, and a receiver opens its port to that alone";
+                return Err(Failure::bad("no-address", title).hint("say from=ADDRESS, or set aws_frontend"));
+            }
+        };
+        Ok(Order {
+            hosts: free_hosts(admin, &self.appliance, self.count).await?,
+            appliance: self.appliance,
+            method: self.method,
+            ami: self.ami,
+            shipment,
+            region: self.region.unwrap_or_else(|| admin.config.aws_region.clone()),
+            architecture: self.arch.unwrap_or_else(|| "x86_64".to_owned()),
+            kind: self.kind.unwrap_or_else(|| "m7i.large".to_owned()),
+            receiver_kind: self.receiver_type.unwrap_or_else(|| "t3.medium".to_owned()),
+            subnet: self.subnet,
+            groups: self.groups,
+            key: self.key,
+            spot: self.spot,
+            encrypted: self.encrypted.unwrap_or(true),
+            kms_key: self.kms_key,
+            frontend,
+            inside: self.inside,
+            port: self.port.unwrap_or(PORT),
+        })
+    }
+}
+
+/// Names for new hosts of an appliance, as Rocks gives them: the first that are free in rack 0.
+async fn free_hosts(admin: &Admin, appliance: &ApplianceName, count: u32) -> Result<Vec<HostName>, Failure> {
+    let mut taken: std::collections::BTreeSet<HostName> =
+        admin.store.hosts().await?.into_iter().map(|host| host.name).collect();
+    // Those that a provision will add belong to it.
+    for record in admin.provisions.list().await?.into_iter().filter(|record| record.status.is_open()) {
+        taken.extend(record.order.hosts);
+    }
+    let mut hosts = Vec::new();
+    for rank in 0_u32.. {
+        if hosts.len() >= count as usize {
+            break;
+        }
+        let name: HostName =
+            format!("{appliance}-0-{rank}").parse().map_err(|e| Failure::bad("bad-name", format!("{e}")))?;
+        if !taken.contains(&name) {
+            hosts.push(name);
+        }
+    }
+    Ok(hosts)
+}
+
+/// A provision as it is shown: how many of its instances are where.
+fn view(admin: &Admin, record: &Record) -> Value {
+    let mut value = serde_json::to_value(record).unwrap_or_default();
+    let converged = record.found.instances.values().filter(|one| one.converged.is_some()).count();
+    let step = record.steps.iter().filter(|one| one.state == rocks_provision::record::StepState::Running);
+    let steps: Vec<String> = step.map(|one| one.planned.step.tell(&record.order)).collect();
+    value["name"] = json!(record.id);
+    value["doing"] = json!(match &record.status {
+        Status::Running => steps.join("; "),
+        Status::Ending { .. } => "removing what it made".to_owned(),
+        _ => String::new(),
+    });
+    value["progress"] = json!(admin.provisions.doing(&record.id));
+    value["instances"] = json!(format!("{converged}/{}", record.order.hosts.len()));
+    value
+}
+
+pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ProvisionOrder>) -> Answer {
+    let (name, only_plan) = (order.name.clone(), order.plan);
+    let order = order.order(&admin).await?;
+    order.check().map_err(|why| Failure::bad("bad-order", why))?;
+    if !admin.store.appliances().await?.iter().any(|one| one.name == order.appliance) {
+        let kind = "appliance";
+        return Err(crate::store::StoreError::Missing { kind, name: order.appliance.to_string() }.into());
+    }
+    if only_plan {
+        let steps: Vec<Value> = plan(&order)
+            .into_iter()
+            .map(|one| {
+                json!({"step": one.step, "after": one.after, "does": one.step.tell(&order), "actions": one.step.actions()})
+            })
+            .collect();
+        return answer(&json!({"order": order, "steps": steps}));
+    }
+    let id = match name {
+        Some(name) => name,
+        None => {
+            let taken: Vec<ProvisionId> = admin.provisions.list().await?.into_iter().map(|record| record.id).collect();
+            let lower = order.appliance.as_str().to_ascii_lowercase().replace(['_', '.'], "-");
+            let mut free = (1_u32..).filter_map(|number| format!("{lower}-{number}").parse::<ProvisionId>().ok());
+            let id = free.find(|id| !taken.contains(id));
+            id.ok_or_else(|| Failure::bad("bad-name", "say name=NAME"))?
+        }
+    };
+    let record = admin.provisions.begin(id, order).await?;
+    Ok(Json(view(&admin, &record)))
+}
+
+pub(super) async fn list(State(admin): State<Admin>) -> Answer {
+    let all: Vec<Value> = admin.provisions.list().await?.iter().map(|record| view(&admin, record)).collect();
+    answer(&all)
+}
+
+pub(super) async fn show(State(admin): State<Admin>, Named(id): Named<ProvisionId>) -> Answer {
+    Ok(Json(view(&admin, &admin.provisions.get(&id).await?)))
+}
+
+pub(super) async fn cancel(State(admin): State<Admin>, Named(id): Named<ProvisionId>) -> Answer {
+    admin.provisions.cancel(&id).await?;
+    done()
+}
+
+pub(super) async fn forget(State(admin): State<Admin>, Named(id): Named<ProvisionId>) -> Answer {
+    admin.provisions.forget(&id).await?;
+    done()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Region {
+    region: Option<String>,
+}
+
+pub(super) async fn leaks(State(admin): State<Admin>, Asked(of): Asked<Region>) -> Answer {
+    let region = of.region.unwrap_or_else(|| admin.config.aws_region.clone());
+    let leaks = admin.provisions.leaks(&region).await?;
+    let rows: Vec<Value> = leaks
+        .iter()
+        .map(|leak| {
+            json!({"name": leak.resource.to_string(), "kind": json!(leak.resource)["kind"], "provision": leak.provision,
+                           "role": leak.role, "region": region})
+        })
+        .collect();
+    answer(&rows)
+}
+
+pub(super) async fn end_leaks(State(admin): State<Admin>, Asked(of): Asked<Region>) -> Answer {
+    let region = of.region.unwrap_or_else(|| admin.config.aws_region.clone());
+    let ended = admin.provisions.end_leaks(&region).await?;
+    answer(&json!({"ended": ended.iter().map(ToString::to_string).collect::<Vec<_>>()}))
+}

@@ -1,0 +1,289 @@
+//! The frontend's part of a provision: images, hosts and their join documents, the shipment, and what hosts report.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use jiff::Timestamp;
+use rocks_common::ids::{HostName, ImageName};
+use rocks_common::wire::{JoinToken, Outcome};
+use rocks_provision::engine::{Blocks, Shipped, Site, SiteError};
+use rocks_provision::ids::{ProvisionId, VolumeId};
+use rocks_provision::order::Order;
+use rocks_provision::record::Record;
+use rocks_ship::shipment::Progress;
+
+use super::blocks::Changed;
+use super::userdata::{Job, user_data};
+use crate::ca::Authority;
+use crate::config::Config;
+use crate::images::Images;
+use crate::images::make::{self, EndWith};
+use crate::kickstart::Service;
+use crate::listen::token_hash;
+use crate::ship::{self, Way};
+use crate::store::{Host, Store, StoreError};
+
+/// For how many seconds a receiver waits for its volume, and for its shipment.
+const PATIENCE: u64 = 3600;
+/// How long a receiver may take to fit what it received.
+const FITTING: Duration = Duration::from_secs(600);
+/// The setting that join tokens of provisions are derived from.
+const SECRET: &str = "provision_secret";
+
+/// The frontend.
+pub struct Frontend {
+    store: Store,
+    service: Arc<Service>,
+    config: Arc<Config>,
+    images: Arc<Images>,
+    authority: Arc<Authority>,
+    secret: [u8; 32],
+    progress: Mutex<BTreeMap<ProvisionId, String>>,
+}
+
+fn failed(error: &dyn std::fmt::Display) -> SiteError {
+    SiteError { what: error.to_string(), hint: None }
+}
+
+/// `x86_64`, `aarch64`: as rpm calls what EC2 calls otherwise.
+#[must_use]
+pub fn rpm_arch(architecture: &str) -> &str {
+    if architecture == "arm64" { "aarch64" } else { architecture }
+}
+
+/// The host that receives for a provision.
+///
+/// # Errors
+/// Never for a provision's name.
+pub fn receiver_of(id: &ProvisionId) -> Result<HostName, SiteError> {
+    format!("receiver-{id}").parse().map_err(|error| failed(&error))
+}
+
+impl Frontend {
+    /// The frontend, with the secret that its store has.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn new(
+        store: Store,
+        service: Arc<Service>,
+        config: Arc<Config>,
+        images: Arc<Images>,
+        authority: Arc<Authority>,
+    ) -> Result<Self, StoreError> {
+        let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
+        let known = store.setting(SECRET).await?.and_then(|text| engine.decode(text).ok());
+        let secret = match known.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+            Some(secret) => secret,
+            None => {
+                let mut secret = [0; 32];
+                aws_lc_rs::rand::fill(&mut secret).map_err(|_| StoreError::Conflict("no randomness".to_owned()))?;
+                store.set_setting(SECRET, &engine.encode(secret)).await?;
+                secret
+            }
+        };
+        Ok(Self { store, service, config, images, authority, secret, progress: Mutex::default() })
+    }
+
+    /// What a provision is doing beside its steps: how far its shipment is.
+    #[must_use]
+    pub fn doing(&self, id: &ProvisionId) -> Option<String> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn says(&self, id: &ProvisionId, what: Option<String>) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Some(what) => progress.insert(id.clone(), what),
+            None => progress.remove(id),
+        };
+    }
+
+    /// Adds a host if there is none, and gives its join document. The token follows from the frontend's secret and the names: whoever
+    /// asks again for the same launch gets the same, and the cloud sees that it is the same.
+    async fn join(&self, record: &Record, host: &HostName, launch: u32) -> Result<String, SiteError> {
+        let known = match self.store.host(host).await {
+            Ok(known) => Some(known),
+            Err(StoreError::Missing { .. }) => None,
+            Err(error) => return Err(failed(&error)),
+        };
+        let new = Host {
+            name: host.clone(),
+            appliance: record.order.appliance.clone(),
+            arch: rpm_arch(&record.order.architecture).to_owned(),
+            os: "linux".to_owned(),
+            rack: 0,
+            rank: 0,
+            facts: None,
+            enrolled: None,
+            last: None,
+        };
+        if known.is_none() {
+            self.store.add_host(&new).await.map_err(|error| failed(&error))?;
+        }
+        let text = format!("{}/{host}/{launch}", record.id);
+        let bytes = blake3::keyed_hash(&self.secret, text.as_bytes());
+        let token = JoinToken(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes.as_bytes()));
+        let now = Timestamp::now().as_second();
+        let (hash, hours) = (token_hash(&token), i64::from(self.config.token_hours));
+        // One that was taken already is not given again.
+        let is_taken =
+            launch == 0 && known.as_ref().is_some_and(|host| host.enrolled >= Some(record.began.as_second()));
+        let is_known = self.store.knows_token(&hash, now).await.map_err(|error| failed(&error))?.is_some();
+        if !is_known && !is_taken {
+            self.store.add_token(host, &hash, now + hours * 3600, now).await.map_err(|error| failed(&error))?;
+        }
+        let ca = std::fs::read_to_string(self.config.state.join("ca/ca.pem")).map_err(|error| failed(&error))?;
+        let frontend = &self.service.frontend_url;
+        Ok(format!("frontend = {frontend:?}\ntoken = {:?}\nca = \"\"\"\n{ca}\"\"\"\n", token.0))
+    }
+
+    /// Waits until the receiver has said that what it received is fitted to the cloud.
+    async fn fitted(&self, host: &HostName, since: Timestamp) -> Result<(), SiteError> {
+        let end = tokio::time::Instant::now() + FITTING;
+        loop {
+            let known = self.store.host(host).await.map_err(|error| failed(&error))?;
+            if let Some(last) = known.last.filter(|last| last.received >= since.as_second()) {
+                if last.outcome == Outcome::Converged {
+                    return Ok(());
+                }
+                let reports = self.store.reports(host, 1).await.map_err(|error| failed(&error))?;
+                let why =
+                    reports.first().and_then(|(report, _)| report.findings.first()).map(|one| one.message.clone());
+                return Err(failed(&format!("the receiver failed: {}", why.unwrap_or_default())));
+            }
+            if tokio::time::Instant::now() >= end {
+                return Err(failed(&"the receiver does not say that the image is fitted"));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn remove(&self, hosts: &[HostName]) -> Result<(), SiteError> {
+        for host in hosts {
+            match self.store.remove_hosts(std::slice::from_ref(host)).await {
+                Ok(()) | Err(StoreError::Missing { .. }) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn disk(&self, image: &ImageName) -> Result<std::path::PathBuf, SiteError> {
+        self.images
+            .disk(image)
+            .map_err(|error| SiteError { what: error.to_string(), hint: error.hint().map(str::to_owned) })
+    }
+}
+
+impl Site for Frontend {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    async fn keep(&self, record: &Record) -> Result<(), SiteError> {
+        self.store.keep_provision(record).await.map_err(|error| failed(&error))
+    }
+
+    async fn build(&self, order: &Order) -> Result<(), SiteError> {
+        let Some(shipment) = &order.shipment else { return Ok(()) };
+        let Some(appliance) = shipment.build.clone() else { return Ok(()) };
+        if self.images.get(&shipment.image).is_ok() {
+            return Ok(());
+        }
+        let build = make::Order {
+            appliance,
+            name: shipment.image.clone(),
+            arch: rpm_arch(&order.architecture).to_owned(),
+            disk_mib: Some(u64::from(shipment.gib) << 10),
+            gpgkeys: Vec::new(),
+        };
+        let told = |error: make::MakeError| SiteError { what: error.to_string(), hint: error.hint() };
+        let build = make::prepare(build, &self.service, &self.config, &self.images).await.map_err(told)?;
+        build.run(|_, _| {}).await.map_err(told)?;
+        Ok(())
+    }
+
+    async fn receiver(&self, record: &Record, volume: &VolumeId, device: &str) -> Result<String, SiteError> {
+        let join = self.join(record, &receiver_of(&record.id)?, 0).await?;
+        let job = Job { volume: volume.as_str(), device, port: record.order.port, patience: PATIENCE };
+        Ok(user_data(&join, Some(&job)))
+    }
+
+    async fn ship(&self, record: &Record, to: SocketAddr) -> Result<Shipped, SiteError> {
+        let shipment = record.order.shipment.as_ref().ok_or_else(|| failed(&"there is no image to ship"))?;
+        let (image, host) = (self.disk(&shipment.image)?, receiver_of(&record.id)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let ending = EndWith(stop.clone());
+        let (authority, config, of) = (self.authority.clone(), self.config.clone(), host.clone());
+        let (told, mut heard) = tokio::sync::watch::channel(None::<Progress>);
+        let mut work = tokio::task::spawn_blocking(move || {
+            let order = ship::Order { image: &image, host: &of, to, way: Way::Udt, rate: None };
+            let tell = |at| {
+                told.send_replace(Some(at));
+            };
+            ship::ship(&order, &authority, &config.names, &stop, &tell)
+        });
+        let shipped = loop {
+            tokio::select! {
+                shipped = &mut work => break shipped,
+                Ok(()) = heard.changed() => {
+                    let at = *heard.borrow_and_update();
+                    let text = at.map(|at| format!("{:?} {}/{}", at.phase, at.done, at.of).to_lowercase());
+                    self.says(&record.id, text);
+                    // Often enough for people.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        };
+        self.says(&record.id, None);
+        drop(ending);
+        let shipped = shipped.map_err(|error| failed(&error))?.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            failed(&format!("{error}{cause}"))
+        })?;
+        self.fitted(&host, record.began).await?;
+        Ok(Shipped { sent_bytes: shipped.sent_bytes, digest: shipped.digest })
+    }
+
+    async fn blocks(&self, order: &Order) -> Result<Box<dyn Blocks>, SiteError> {
+        let shipment = order.shipment.as_ref().ok_or_else(|| failed(&"there is no image"))?;
+        let disk = self.disk(&shipment.image)?;
+        let base = shipment.base.as_ref().map(|base| self.disk(base)).transpose()?;
+        let work = tokio::task::spawn_blocking(move || Changed::new(&disk, base.as_deref()));
+        let changed = work.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        Ok(Box::new(changed))
+    }
+
+    async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
+        let launch = record.found.launches.get(host).copied().unwrap_or(0);
+        Ok(user_data(&self.join(record, host, launch).await?, None))
+    }
+
+    async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {
+        let mut there = Vec::new();
+        for host in hosts {
+            let known = self.store.host(host).await.map_err(|error| failed(&error))?;
+            let Some(last) = known.last else { continue };
+            let wanted = self.service.slot(host).served().map(|served| served.body.digest);
+            let is_good = matches!(last.outcome, Outcome::Converged | Outcome::Unchanged);
+            if is_good && (wanted.is_none() || last.kickstart == wanted) {
+                there.push(host.clone());
+            }
+        }
+        Ok(there)
+    }
+
+    async fn received(&self, record: &Record) -> Result<(), SiteError> {
+        self.remove(&[receiver_of(&record.id)?]).await
+    }
+
+    async fn forget(&self, record: &Record) -> Result<(), SiteError> {
+        self.remove(&[receiver_of(&record.id)?]).await?;
+        self.remove(&record.order.hosts).await
+    }
+}

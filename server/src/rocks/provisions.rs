@@ -1,0 +1,197 @@
+//! Provisions: from an appliance to running instances.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::client::Refusal;
+use super::context::{Context, Done, encode};
+use crate::output::Exit;
+
+/// How often it is asked how far a provision is.
+const EVERY: Duration = Duration::from_millis(500);
+
+fn yes(c: &Context<'_>, name: &str) -> Result<Option<bool>, Refusal> {
+    match c.key(name) {
+        None => Ok(None),
+        Some("yes" | "true" | "on") => Ok(Some(true)),
+        Some("no" | "false" | "off") => Ok(Some(false)),
+        Some(other) => Err(Refusal::new(Exit::Usage, format!("`{name}={other}` is neither yes nor no"))),
+    }
+}
+
+pub(super) fn provision(c: &Context<'_>) -> Done {
+    let mut body = Map::new();
+    body.insert("appliance".to_owned(), json!(c.names[0]));
+    body.insert("method".to_owned(), json!(c.key("method").unwrap_or("udt")));
+    for name in [
+        "name", "region", "ami", "image", "boot", "receiver", "parent", "base", "arch", "type", "subnet", "key", "from",
+    ] {
+        if let Some(value) = c.key(name) {
+            body.insert(name.to_owned(), json!(value));
+        }
+    }
+    for (key, name) in [("receiver-type", "receiver_type"), ("kms-key", "kms_key")] {
+        if let Some(value) = c.key(key) {
+            body.insert(name.to_owned(), json!(value));
+        }
+    }
+    for name in ["count", "size", "port"] {
+        if c.key(name).is_some() {
+            body.insert(name.to_owned(), json!(c.number(name, 0)?));
+        }
+    }
+    for name in ["spot", "encrypted", "inside", "plan"] {
+        if let Some(value) = yes(c, name)? {
+            body.insert(name.to_owned(), json!(value));
+        }
+    }
+    if let Some(groups) = c.key("groups") {
+        body.insert("groups".to_owned(), json!(groups.split(',').collect::<Vec<_>>()));
+    }
+    let answer = c.send(Method::POST, "/api/v1/provisions", &Value::Object(body))?;
+    if yes(c, "plan")? == Some(true) {
+        return Ok((c.one(&answer, || planned(&answer)), Exit::Ok));
+    }
+    if yes(c, "wait")? == Some(false) {
+        let text =
+            || format!("provision {} has begun; `rocks list provision` shows how far it is\n", text(&answer["name"]));
+        return Ok((c.one(&answer, text), Exit::Ok));
+    }
+    follow(c, text(&answer["name"]))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn planned(answer: &Value) -> String {
+    let mut out = String::new();
+    for step in answer["steps"].as_array().into_iter().flatten() {
+        let after: Vec<&str> = step["after"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let after = if after.is_empty() { String::new() } else { format!("   after {}", after.join(", ")) };
+        out.push_str(&format!("{:<13} {}{after}\n", text(&step["step"]), text(&step["does"])));
+    }
+    out
+}
+
+/// Shows how far a provision is until it has ended. Whoever interrupts this leaves it running.
+fn follow(c: &Context<'_>, name: &str) -> Done {
+    let path = format!("/api/v1/provisions/{}", encode(name));
+    let mut last = String::new();
+    loop {
+        let now = c.get(&path)?;
+        let line = match (text(&now["doing"]), now["progress"].as_str()) {
+            (doing, Some(progress)) => format!("{doing} ({progress})"),
+            (doing, None) => doing.to_owned(),
+        };
+        let line = format!("{name}: {line}");
+        // Progress of a shipment alone is no news where nobody can look at it moving.
+        let news = line.split(" (").next().unwrap_or_default().to_owned();
+        if news != last && !c.cli.quiet && !text(&now["doing"]).is_empty() {
+            let _ = writeln!(std::io::stderr(), "{line}");
+            last = news;
+        }
+        let exit = match text(&now["status"]) {
+            "running" | "ending" => {
+                std::thread::sleep(EVERY);
+                continue;
+            }
+            "done" if now["trouble"].is_null() => Exit::Ok,
+            "done" => Exit::Unhealthy,
+            _ => Exit::Failed,
+        };
+        return Ok((c.one(&now, || ended(&now)), exit));
+    }
+}
+
+fn ended(record: &Value) -> String {
+    let (name, found) = (text(&record["name"]), &record["found"]);
+    let mut out = format!("provision {name}: {}\n", text(&record["status"]));
+    if let Some(what) = record["why"]["what"].as_str() {
+        out.push_str(&format!("why: {what}\n"));
+    }
+    if let Some(hint) = record["why"]["hint"].as_str() {
+        out.push_str(&format!("hint: {hint}\n"));
+    }
+    if let Some(trouble) = record["trouble"].as_str() {
+        out.push_str(&format!("trouble: {trouble}\n"));
+    }
+    if let Some(ami) = found["ami"].as_str().filter(|_| record["status"] == "done") {
+        out.push_str(&format!("image {ami}\n"));
+    }
+    for (host, one) in found["instances"].as_object().into_iter().flatten() {
+        let converged = if one["converged"].is_null() { "not converged" } else { "converged" };
+        let address = one["address"].as_str().unwrap_or("-");
+        out.push_str(&format!("{host}  {}  {}  {address}  {converged}\n", text(&one["id"]), text(&one["state"])));
+    }
+    out
+}
+
+pub(super) fn list(c: &Context<'_>) -> Done {
+    let mut rows = c.rows("/api/v1/provisions", &c.names)?;
+    for row in &mut rows {
+        row["appliance"] = row["order"]["appliance"].clone();
+        row["method"] = row["order"]["method"].clone();
+        row["region"] = row["order"]["region"].clone();
+        row["ami"] = row["found"]["ami"].clone();
+        if row["doing"] == "" {
+            row["doing"] =
+                row["why"]["what"].as_str().or(row["trouble"].as_str()).map_or(Value::Null, |why| json!(why));
+        }
+    }
+    c.print(
+        &rows,
+        &[
+            ("PROVISION", "name"),
+            ("APPLIANCE", "appliance"),
+            ("METHOD", "method"),
+            ("STATUS", "status"),
+            ("CONVERGED", "instances"),
+            ("BEGAN", "began"),
+            ("DOING", "doing"),
+        ],
+        &[("REGION", "region"), ("IMAGE", "ami"), ("PROGRESS", "progress")],
+    )
+}
+
+pub(super) fn cancel(c: &Context<'_>) -> Done {
+    c.confirm(&format!("end provision {} with all that it made", c.names[0]))?;
+    c.send(Method::POST, &format!("/api/v1/provisions/{}/cancel", encode(&c.names[0])), &Value::Null)?;
+    if yes(c, "wait")? == Some(false) {
+        return Ok((String::new(), Exit::Ok));
+    }
+    let (text, exit) = follow(c, &c.names[0])?;
+    // That it was cancelled is what was asked for.
+    Ok((text, if exit == Exit::Failed { Exit::Ok } else { exit }))
+}
+
+pub(super) fn remove(c: &Context<'_>) -> Done {
+    c.act(Method::DELETE, &format!("/api/v1/provisions/{}", encode(&c.names[0])), &Value::Null)
+}
+
+fn leak_path(c: &Context<'_>) -> String {
+    c.key("region")
+        .map_or_else(|| "/api/v1/leaks".to_owned(), |region| format!("/api/v1/leaks?region={}", encode(region)))
+}
+
+pub(super) fn leaks(c: &Context<'_>) -> Done {
+    let rows = c.rows(&leak_path(c), &[])?;
+    c.print(
+        &rows,
+        &[("NAME", "name"), ("KIND", "kind"), ("PROVISION", "provision"), ("ROLE", "role"), ("REGION", "region")],
+        &[],
+    )
+}
+
+pub(super) fn remove_leaks(c: &Context<'_>) -> Done {
+    c.confirm("end everything in the cloud that has this frontend's tag and that no provision owns")?;
+    let ended = c.send(Method::DELETE, &leak_path(c), &Value::Null)?;
+    let text = || {
+        let names: Vec<&str> = ended["ended"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if names.is_empty() { "there was none\n".to_owned() } else { format!("ended {}\n", names.join(", ")) }
+    };
+    Ok((c.one(&ended, text), Exit::Ok))
+}

@@ -1,0 +1,58 @@
+//! Provisions, each as the document that the engine keeps.
+
+use rocks_provision::ids::ProvisionId;
+use rocks_provision::record::Record;
+use sqlx::Row as _;
+
+use super::{Store, StoreError, some};
+
+fn record(text: &str) -> Result<Record, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Invalid(format!("a provision: {error}")))
+}
+
+impl Store {
+    /// Keeps a provision, in place of what was known of it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn keep_provision(&self, record: &Record) -> Result<(), StoreError> {
+        let body = serde_json::to_string(record).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let status = if record.status.is_open() { "open" } else { "ended" };
+        let sql = "insert into provision (name, status, body) values (?, ?, ?)
+                   on conflict (name) do update set status = excluded.status, body = excluded.body";
+        sqlx::query(sql).bind(record.id.as_str()).bind(status).bind(body).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// All provisions, the oldest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn provisions(&self) -> Result<Vec<Record>, StoreError> {
+        let rows = sqlx::query("select body from provision order by number").fetch_all(&self.pool).await?;
+        rows.iter().map(|row| record(row.get(0))).collect()
+    }
+
+    /// A provision.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn provision(&self, id: &ProvisionId) -> Result<Record, StoreError> {
+        let query = sqlx::query("select body from provision where name = ?").bind(id.as_str());
+        let row = query.fetch_optional(&self.pool).await?;
+        let row = row.ok_or_else(|| StoreError::Missing { kind: "provision", name: id.to_string() })?;
+        record(row.get(0))
+    }
+
+    /// Forgets a provision that has ended.
+    ///
+    /// # Errors
+    /// There is none of that name, or it has not ended.
+    pub async fn remove_provision(&self, id: &ProvisionId) -> Result<(), StoreError> {
+        if self.provision(id).await?.status.is_open() {
+            return Err(StoreError::Conflict(format!("provision `{id}` has not ended")));
+        }
+        let done = sqlx::query("delete from provision where name = ?").bind(id.as_str()).execute(&self.pool).await?;
+        some(done.rows_affected(), "provision", id.as_str())
+    }
+}
