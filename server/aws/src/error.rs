@@ -63,13 +63,15 @@ const UNCLEAR: [&str; 10] = [
 const DENIED: [&str; 4] =
     ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AccessDeniedForDependencyException"];
 /// AWS does not know the keys, or does not believe the signature.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 10] = [
     "AuthFailure",
     "IncompleteSignature",
+    "IncompleteSignatureException",
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "InvalidSignatureException",
     "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 ];
@@ -125,10 +127,6 @@ pub fn classify(action: &'static str, code: &str, message: &str) -> CloudError {
     }
     if code.ends_with(".Duplicate") {
         return CloudError::Exists(with_code());
-    }
-    // EC2 has no code of its own for a snapshot whose blocks are not all there.
-    if code == "InvalidSnapshot.Pending" || (code == "ValidationException" && said.contains("not in pending state")) {
-        return CloudError::State(with_code());
     }
     refused(said)
 }

@@ -1,7 +1,8 @@
 //! Snapshots: of volumes, and written block by block.
 
+use aws_sdk_ebs::operation::complete_snapshot::CompleteSnapshotError;
 use aws_sdk_ebs::primitives::ByteStream;
-use aws_sdk_ebs::types::{ChecksumAlgorithm, Tag};
+use aws_sdk_ebs::types::{ChecksumAlgorithm, Tag, ValidationExceptionReason};
 use aws_sdk_ec2::types::ResourceType;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -100,13 +101,21 @@ impl Aws {
 
     pub(crate) async fn end_snapshot(&self, id: &SnapshotId, blocks: u32) -> Answer<()> {
         let end = self.ebs.complete_snapshot().snapshot_id(id.as_str()).changed_blocks_count(count(blocks)?);
-        match end.send().await.map_err(|error| failed("ebs:CompleteSnapshot", error)) {
-            // It may have been said before: a snapshot that takes no more blocks is whole.
-            Err(error @ (CloudError::State(_) | CloudError::Refused { .. })) => {
-                let is_whole = self.look_at_snapshot(id).await?.is_some_and(|one| one.state == SnapshotState::Completed);
-                if is_whole { Ok(()) } else { Err(error) }
-            }
-            result => result.map(drop),
+        let Err(error) = end.send().await else { return Ok(()) };
+        let is_closed = matches!(
+            error.as_service_error(),
+            Some(CompleteSnapshotError::ValidationException(why))
+                if why.reason() == Some(&ValidationExceptionReason::InvalidSnapshotId)
+        );
+        let error = failed("ebs:CompleteSnapshot", error);
+        if !is_closed {
+            return Err(error);
+        }
+        // It takes no more blocks: it may have been said before.
+        match self.look_at_snapshot(id).await?.map(|one| one.state) {
+            Some(SnapshotState::Completed) => Ok(()),
+            Some(SnapshotState::Pending) => Err(CloudError::State(format!("{id} is not whole yet: {error}"))),
+            _ => Err(error),
         }
     }
 }

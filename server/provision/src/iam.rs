@@ -39,8 +39,21 @@ const BESIDE: [&str; 12] = [
     "ec2:TerminateInstances",
 ];
 
+/// Calls that AWS makes in the caller's name: it uses an own key for what is encrypted, and makes a role when an account asks for its first
+/// spot instance.
+const BEHIND: [&str; 8] = [
+    "iam:CreateServiceLinkedRole",
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:GenerateDataKey",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+];
+
 /// Calls that end or change something: only what has our tag.
-const OURS: [&str; 12] = [
+const OURS: [&str; 11] = [
     "ebs:CompleteSnapshot",
     "ebs:PutSnapshotBlock",
     "ec2:AttachVolume",
@@ -52,29 +65,76 @@ const OURS: [&str; 12] = [
     "ec2:DetachVolume",
     "ec2:RevokeSecurityGroupIngress",
     "ec2:TerminateInstances",
-    "ec2:StopInstances",
 ];
 
-/// All actions that the frontend calls.
+/// All actions that the frontend calls, and those that AWS calls in its name.
 #[must_use]
 pub fn actions() -> BTreeSet<&'static str> {
-    STEPS.iter().flat_map(|step| step.actions().iter().copied()).chain(BESIDE).collect()
+    let steps = STEPS.iter().flat_map(|step| step.actions().iter().copied());
+    steps.chain(BESIDE).chain(BEHIND).collect()
 }
 
-/// The policy, as a JSON document: looking and making anywhere, ending only what has the site's tag.
+/// A part of the policy: a name, the actions that are in it, and on what condition they are allowed.
+struct Part {
+    name: &'static str,
+    has: fn(&str) -> bool,
+    condition: Option<String>,
+}
+
+/// The parts. Each action is in the first that has it.
+fn parts() -> [Part; 6] {
+    [
+        // Who may tag anything may make anything ours, and then end it.
+        Part {
+            name: "TagOnlyWhatIsMade",
+            has: |action| action == "ec2:CreateTags",
+            condition: Some(
+                r#""StringEquals": { "ec2:CreateAction": ["CreateSecurityGroup", "CreateSnapshot", "CreateVolume", "RegisterImage", "RunInstances"] }"#
+                    .to_owned(),
+            ),
+        },
+        Part {
+            name: "EndOnlyOurs",
+            has: |action| OURS.contains(&action),
+            condition: Some(format!(r#""Null": {{ "aws:ResourceTag/{TAG_SITE}": "false" }}"#)),
+        },
+        Part {
+            name: "LetDisksUseKeys",
+            has: |action| action == "kms:CreateGrant",
+            condition: Some(r#""Bool": { "kms:GrantIsForAWSResource": "true" }"#.to_owned()),
+        },
+        Part {
+            name: "UseKeysForDisks",
+            has: |action| action.starts_with("kms:"),
+            condition: Some(
+                r#""StringLike": { "kms:ViaService": ["ebs.*.amazonaws.com", "ec2.*.amazonaws.com"] }"#.to_owned(),
+            ),
+        },
+        Part {
+            name: "FirstSpotInstance",
+            has: |action| action.starts_with("iam:"),
+            condition: Some(r#""StringEquals": { "iam:AWSServiceName": "spot.amazonaws.com" }"#.to_owned()),
+        },
+        Part { name: "LookAndMake", has: |_| true, condition: None },
+    ]
+}
+
+/// The policy, as a JSON document: looking and making anywhere, tagging what is made, ending only what has the site's tag.
 #[must_use]
 pub fn policy() -> String {
-    let all = actions();
-    let list = |of: &mut dyn Iterator<Item = &&str>| {
-        let names: Vec<String> = of.map(|action| format!("        \"{action}\"")).collect();
-        names.join(",\n")
-    };
-    let is_ours = |action: &&str| OURS.contains(action);
-    let make = list(&mut all.iter().filter(|action| !is_ours(action)));
-    let end = list(&mut all.iter().filter(|action| is_ours(action)));
-    format!(
-        "{{\n  \"Version\": \"2012-10-17\",\n  \"Statement\": [\n    {{\n      \"Sid\": \"LookAndMake\",\n      \"Effect\": \"Allow\",\n      \"Action\": [\n{make}\n      ],\n      \"Resource\": \"*\"\n    }},\n    {{\n      \"Sid\": \"EndOnlyOurs\",\n      \"Effect\": \"Allow\",\n      \"Action\": [\n{end}\n      ],\n      \"Resource\": \"*\",\n      \"Condition\": {{ \"Null\": {{ \"aws:ResourceTag/{TAG_SITE}\": \"false\" }} }}\n    }}\n  ]\n}}\n"
-    )
+    let mut left = actions();
+    let mut statements = Vec::new();
+    for Part { name, has, condition } in parts() {
+        let list: Vec<String> =
+            left.iter().filter(|action| has(action)).map(|action| format!("        \"{action}\"")).collect();
+        left.retain(|action| !has(action));
+        let condition = condition.map(|text| format!(",\n      \"Condition\": {{ {text} }}")).unwrap_or_default();
+        statements.push(format!(
+            "    {{\n      \"Sid\": \"{name}\",\n      \"Effect\": \"Allow\",\n      \"Action\": [\n{}\n      ],\n      \"Resource\": \"*\"{condition}\n    }}",
+            list.join(",\n")
+        ));
+    }
+    format!("{{\n  \"Version\": \"2012-10-17\",\n  \"Statement\": [\n{}\n  ]\n}}\n", statements.join(",\n"))
 }
 
 #[cfg(test)]
@@ -93,5 +153,11 @@ mod tests {
             .collect();
         assert_eq!(named.len(), actions().len());
         assert_eq!(named.iter().copied().collect::<BTreeSet<_>>(), actions());
+    }
+    #[test]
+    fn the_policy_in_the_documentation_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/iam.json");
+        let written = std::fs::read_to_string(path).expect("docs/iam.json");
+        assert_eq!(written, policy(), "docs/iam.json is what iam::policy() gives, to the letter");
     }
 }

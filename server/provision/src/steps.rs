@@ -117,8 +117,11 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
 
     /// An image. One that we registered a moment ago may not be known everywhere yet; another one that is missing stays so.
     async fn image_of(&self, id: &AmiId, wait: Wait) -> Result<Ami, StepError> {
-        let ami = insist(wait, || self.cloud.ami(id)).await?;
-        Ok(ami.ok_or_else(|| CloudError::Missing(format!("there is no image {id}")))?)
+        let image = insist(wait, || async {
+            let ami = self.cloud.ami(id).await?;
+            ami.ok_or_else(|| CloudError::Missing(format!("there is no image {id}")))
+        });
+        Ok(image.await?)
     }
 
     async fn receiver(&self) -> Result<(), StepError> {

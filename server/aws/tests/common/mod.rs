@@ -1,0 +1,253 @@
+//! A local EC2, and a frontend that only pretends.
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rocks_aws::{Aws, Keys, Settings};
+use rocks_common::ids::HostName;
+use rocks_provision::cloud::{BootMode, Tags};
+use rocks_provision::engine::{Blocks, Shipped, Site, SiteError};
+use rocks_provision::ids::{AmiId, ProvisionId, VolumeId};
+use rocks_provision::order::{Method, Order, Shipment};
+use rocks_provision::record::Record;
+use serde_json::Value;
+use tokio::time::sleep;
+
+/// The path of minicloud's binary.
+const BINARY: &str = "ROCKS_MINICLOUD";
+/// The frontend's name in tags.
+pub(crate) const SITE: &str = "frontend.example.org";
+
+/// A local EC2. It ends with this.
+pub(crate) struct Minicloud {
+    child: Child,
+    address: SocketAddr,
+    ready: Value,
+    _dir: tempfile::TempDir,
+}
+
+impl Minicloud {
+    /// Starts one in which nothing boots. Nothing, with a word, where there is no binary.
+    pub(crate) fn start(options: &[&str]) -> Option<Self> {
+        let Some(binary) = std::env::var_os(BINARY) else {
+            println!("left out: {BINARY} does not name minicloud's binary");
+            return None;
+        };
+        let dir = tempfile::tempdir().expect("a folder");
+        #[expect(clippy::disallowed_methods, reason = "a test starts its own cloud")]
+        let mut child = Command::new(binary)
+            .args(["serve", "--no-boot", "--listen", "127.0.0.1:0", "--dir"])
+            .arg(dir.path())
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("minicloud can be run");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"));
+        let address = text(&ready, "endpoint").trim_start_matches("http://").trim_end_matches('/');
+        let address = address.parse().unwrap_or_else(|e| panic!("{address}: {e}"));
+        Some(Self { child, address, ready, _dir: dir })
+    }
+
+    /// It, for one who may do everything.
+    pub(crate) async fn aws(&self) -> Aws {
+        self.aws_as(text(&self.ready, "access_key_id"), text(&self.ready, "secret_access_key")).await
+    }
+
+    /// It, for one who may do what a policy says.
+    pub(crate) async fn aws_with(&self, policy: &str) -> Aws {
+        let policy: Value = serde_json::from_str(policy).expect("a policy");
+        let (id, secret) = ("AKIAROCKS", "rocks/example/secret");
+        let key = serde_json::json!({ "id": id, "secret": secret, "user": "rocks", "policy": policy });
+        self.ask("POST", "keys", &key.to_string());
+        self.aws_as(id, secret).await
+    }
+
+    /// It, for one with these keys.
+    pub(crate) async fn aws_as(&self, id: &str, secret: &str) -> Aws {
+        let keys = Keys { id: id.to_owned(), secret: secret.to_owned() };
+        let endpoint = Some(format!("http://{}", self.address));
+        Aws::new(Settings { region: text(&self.ready, "region").to_owned(), endpoint, keys: Some(keys) }).await
+    }
+
+    /// What tests may ask behind the product's back.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Value {
+        let mut stream = TcpStream::connect(self.address).expect("minicloud listens");
+        let length = body.len();
+        let request = format!(
+            "{method} /_minicloud/{path} HTTP/1.1\r\nHost: minicloud\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("{body}: {e}"))
+    }
+
+    /// Puts a fault into calls.
+    pub(crate) fn fault(&self, fault: &Value) {
+        self.ask("POST", "faults", &fault.to_string());
+    }
+
+    /// The permissions that calls needed, from the first.
+    pub(crate) fn permissions(&self) -> BTreeSet<String> {
+        let calls = self.ask("GET", "calls", "");
+        let calls = calls["calls"].as_array().cloned().unwrap_or_default();
+        let of = |call: &Value| call["permissions"].as_array().cloned().unwrap_or_default();
+        calls.iter().flat_map(of).filter_map(|one| one.as_str().map(str::to_owned)).collect()
+    }
+
+    /// Ids of what is there and neither terminated nor deleted, whosever it is.
+    pub(crate) fn alive(&self, kind: &str) -> Vec<String> {
+        let state = self.ask("GET", "state", "");
+        let all = state[kind].as_array().cloned().unwrap_or_else(|| panic!("no {kind} in {state}"));
+        let is_alive = |one: &Value| !matches!(one["state"].as_str(), Some("terminated" | "shutting-down" | "deleted"));
+        all.iter().filter(|one| is_alive(one)).map(|one| text(one, "id").to_owned()).collect()
+    }
+}
+
+impl Drop for Minicloud {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+/// A name, or what else can be read from text.
+pub(crate) fn parsed<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e:?}"))
+}
+
+/// Tags of one thing.
+pub(crate) fn tags(provision: &str, role: &str) -> Tags {
+    Tags { site: SITE.to_owned(), provision: parsed(provision), role: role.to_owned() }
+}
+
+/// An order by a method, of the image `ami` if the method needs one: the receiver's, or the lite one.
+pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
+    let is_there = method == Method::Lite;
+    let shipment = Shipment {
+        image: parsed("compute"),
+        build: Some(parsed("compute")),
+        gib: 1,
+        boot: BootMode::UefiPreferred,
+        receiver: ami.cloned(),
+        parent: None,
+    };
+    Order {
+        appliance: parsed("compute"),
+        method,
+        ami: ami.filter(|_| is_there).cloned(),
+        shipment: (!is_there).then_some(shipment),
+        hosts: (0..count).map(|number| parsed(&format!("compute-0-{number}"))).collect(),
+        architecture: "x86_64".to_owned(),
+        kind: "m7i.large".to_owned(),
+        receiver_kind: "t3.medium".to_owned(),
+        subnet: None,
+        groups: Vec::new(),
+        key: None,
+        spot: false,
+        encrypted: method == Method::Ebs,
+        kms_key: None,
+        frontend: Ipv4Addr::new(198, 51, 100, 7),
+        inside: false,
+        port: 8444,
+    }
+}
+
+/// A provision that has not begun.
+pub(crate) fn begun(id: &str, order: Order) -> Record {
+    assert_eq!(order.check(), Ok(()));
+    Record::new(parsed::<ProvisionId>(id), SITE.to_owned(), order, Timestamp::now())
+}
+
+/// A frontend that builds nothing and sends nothing.
+#[derive(Default)]
+pub(crate) struct Pretender {
+    /// The record as it was kept last.
+    pub(crate) kept: Mutex<Option<Record>>,
+    /// The shipment never ends.
+    pub(crate) ships_for_ever: AtomicBool,
+}
+
+impl Pretender {
+    /// The record as it was kept last.
+    pub(crate) fn last(&self) -> Option<Record> {
+        self.kept.lock().expect("no panic").clone()
+    }
+}
+
+struct ThreeBlocks;
+
+impl Blocks for ThreeBlocks {
+    fn indices(&self) -> &[u32] {
+        &[0, 1, 7]
+    }
+
+    fn read(&self, index: u32) -> io::Result<Vec<u8>> {
+        Ok(vec![u8::try_from(index).unwrap_or(0) + 1; 512 << 10])
+    }
+}
+
+impl Site for Pretender {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    async fn keep(&self, record: &Record) -> Result<(), SiteError> {
+        *self.kept.lock().expect("no panic") = Some(record.clone());
+        Ok(())
+    }
+
+    async fn build(&self, _: &Order) -> Result<(), SiteError> {
+        Ok(())
+    }
+
+    async fn receiver(&self, _: &Record, volume: &VolumeId, device: &str) -> Result<String, SiteError> {
+        Ok(format!("receive {volume} {device}"))
+    }
+
+    async fn ship(&self, _: &Record, to: SocketAddr) -> Result<Shipped, SiteError> {
+        assert_eq!(to.port(), 8444);
+        if self.ships_for_ever.load(Ordering::Relaxed) {
+            sleep(Duration::from_secs(3600)).await;
+        }
+        Ok(Shipped { sent_bytes: 1000, digest: "d".to_owned() })
+    }
+
+    async fn blocks(&self, _: &Order) -> Result<Box<dyn Blocks>, SiteError> {
+        Ok(Box::new(ThreeBlocks))
+    }
+
+    async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
+        Ok(format!("{}/{host}", record.id))
+    }
+
+    async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {
+        Ok(hosts.to_vec())
+    }
+
+    async fn received(&self, _: &Record) -> Result<(), SiteError> {
+        Ok(())
+    }
+
+    async fn forget(&self, _: &Record) -> Result<(), SiteError> {
+        Ok(())
+    }
+}
