@@ -43,6 +43,10 @@ enum Command {
     Explain(offline::explain::Args),
     /// Say which method to provision by: how long each takes, and what it costs
     Advise(offline::advise::Args),
+    /// Make of an image what ec2-bundle-image makes of it: encrypted parts and a signed manifest
+    Bundle(Box<offline::bundle::Args>),
+    /// Take a bundle apart: check everything and give the image back
+    Unbundle(offline::bundle::BackArgs),
 }
 
 /// The whole command, as help, completions and manual pages see it.
@@ -85,6 +89,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         Command::BuildImage => crate::builder::child::run(output),
         Command::Explain(args) => offline::explain::run(&args, output),
         Command::Advise(args) => offline::advise::run(&args, output),
+        Command::Bundle(args) => offline::bundle::run(&args, output),
+        Command::Unbundle(args) => offline::bundle::back(&args, output),
     }
 }
 

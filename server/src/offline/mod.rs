@@ -1,6 +1,7 @@
 //! Tools that need rolls, or not even those: no store, no daemon.
 
 pub mod advise;
+pub mod bundle;
 pub mod check;
 pub mod explain;
 pub mod profile;
