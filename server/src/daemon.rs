@@ -231,8 +231,8 @@ fn accounts(config: &Config) -> Option<Accounts> {
     Some(Arc::new(move |region| {
         let endpoint = endpoint.clone();
         Box::pin(async move {
-            let account = rocks_aws::Aws::connect(&region, endpoint.as_deref()).await;
-            Ok(Arc::new(account) as Arc<dyn crate::provision::account::Account>)
+            let settings = rocks_aws::Settings { region, endpoint, keys: None };
+            Ok(Arc::new(rocks_aws::Aws::new(settings).await) as Arc<dyn crate::provision::account::Account>)
         })
     }))
 }
