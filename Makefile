@@ -2,6 +2,7 @@
 #
 #   make demo      the main job, end to end, narrated (root: it boots a container)   DEMO_KEEP=1 leaves it running
 #   make test      all tests; the end-to-end ones need root and are skipped, with a word, without it
+#   make ec2       provisions alone, on a local EC2 (root)
 #   make bench     the benchmarks, as tables
 #   make build     release binaries
 #   make packages  RPMs of the release binaries into target/rpm
@@ -17,15 +18,17 @@ export ROCKS_CACHE ?= $(HOME)/.cache/rocks-cloud
 export PATH := $(HOME)/.cargo/bin:$(ROCKS_CACHE)/venv/bin:$(PATH):/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr
+# Provisions on EC2: its SDK takes minutes and gigabytes to build, so only tests and packages have it.
+AWS := rocks-server/aws
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
 
-.PHONY: help demo test bench build packages install clean bootstrap bootstrap-build fmt lint unit units-check shell-check e2e
+.PHONY: help demo test bench build packages install clean bootstrap bootstrap-build fmt lint unit units-check shell-check e2e ec2
 
 help:
-	@sed -n '3,9s/^# \{0,3\}//p' Makefile
+	@sed -n '3,10s/^# \{0,3\}//p' Makefile
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -44,17 +47,22 @@ fmt: bootstrap
 	cargo fmt --all --check
 
 lint: bootstrap
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features $(AWS) -- -D warnings
 
 # The binaries first: tests run them.
 unit: bootstrap
-	cargo build --locked --workspace --bins
-	cargo test --locked --workspace -- --test-threads=2
+	cargo build --locked --workspace --bins --features $(AWS)
+	ROCKS_MINICLOUD=$(abspath $(TARGET))/debug/minicloud cargo test --locked --workspace --features $(AWS) -- --test-threads=2
 
 # The end-to-end tests alone: they boot instances, one at a time.
 e2e: bootstrap
 	cargo build --locked --workspace --bins
 	cargo test --locked -p rocks-tests --test 'e2e*' -- --test-threads=1 --nocapture
+
+# The provisions alone, on a local EC2 whose instances boot.
+ec2: bootstrap
+	cargo build --locked --workspace --bins --features $(AWS)
+	cargo test --locked --workspace --features $(AWS) --test provision -- --test-threads=1 --nocapture
 
 shell-check: bootstrap
 	@if command -v shellcheck >/dev/null; then shellcheck packaging/*.sh .ci/run; else echo 'shellcheck is not here: left out'; fi
@@ -70,7 +78,7 @@ bench: bootstrap
 	$(TARGET)/release/agentbench
 
 build: bootstrap-build
-	cargo build --locked --release -p rocks-server -p rocks-agent --bins
+	cargo build --locked --release -p rocks-server -p rocks-agent --bins --features $(AWS)
 
 packages: build bootstrap
 	packaging/build-rpm.sh $(TARGET)/release $(TARGET)/rpm

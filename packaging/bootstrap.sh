@@ -40,6 +40,7 @@ systemd-analyze systemd systemd
 gpg gnupg gnupg2
 ip iproute2 iproute
 nsenter util-linux util-linux
+nft nftables nftables
 ssh-keygen openssh-client openssh
 mke2fs e2fsprogs e2fsprogs
 sfdisk fdisk util-linux

@@ -7,9 +7,16 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::output::{Exit, Output};
 use crate::{config, daemon, manual, offline};
 
+/// The version, and whether this frontend reaches AWS.
+const VERSION: &str = if cfg!(feature = "aws") {
+    concat!(env!("CARGO_PKG_VERSION"), " (with aws)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (without aws)")
+};
+
 /// The Rocks frontend: makes kickstarts of rolls.
 #[derive(Debug, Parser)]
-#[command(name = "rocks-server", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "rocks-server", version = VERSION, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -52,6 +52,17 @@ pub fn missing() -> Option<&'static str> {
         .map(|_| "systemd-nspawn, ip, nsenter, rpm, dnf or rpmbuild is not installed")
 }
 
+/// A place for a frontend that somebody else made: beside a cloud.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    /// The network namespace.
+    pub namespace: String,
+    /// The frontend's address in it.
+    pub address: String,
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
+}
+
 /// A frontend with a network that instances can join.
 pub struct World {
     prefix: String,
@@ -60,6 +71,8 @@ pub struct World {
     packages: PathBuf,
     frontend: Option<Running>,
     instances: usize,
+    /// Where the frontend is, if not in a namespace of this world, and what it finds in its environment.
+    elsewhere: Option<Elsewhere>,
     // Last, so that it is there as long as anything runs in it.
     dir: TempDir,
 }
@@ -78,6 +91,14 @@ impl World {
     /// # Errors
     /// Whatever fails, with what it said.
     pub fn with(binaries: PathBuf, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        Self::at(None, binaries, say)
+    }
+
+    /// The same with the frontend elsewhere.
+    ///
+    /// # Errors
+    /// Whatever fails, with what it said.
+    pub fn at(elsewhere: Option<Elsewhere>, binaries: PathBuf, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let lite = Lite::get(say)?;
         let dir = tempfile::Builder::new().prefix("rocks-world-").tempdir()?;
         let packages = dir.path().join("packages");
@@ -92,9 +113,11 @@ impl World {
         static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let prefix = format!("rk{}n{number}", std::process::id());
-        let mut world = Self { prefix, binaries, lite, packages, frontend: None, instances: 0, dir };
+        let mut world = Self { prefix, binaries, lite, packages, frontend: None, instances: 0, elsewhere, dir };
         say("making the network and starting the frontend");
-        world.network()?;
+        if world.elsewhere.is_none() {
+            world.network()?;
+        }
         world.start_frontend()?;
         for appliance in ["lite", "compute", "devel-server"] {
             world.rocks(&["add", "appliance", appliance])?;
@@ -124,7 +147,10 @@ impl World {
     /// The network namespace that the frontend listens in, and its address there.
     #[must_use]
     pub fn listener(&self) -> (String, String) {
-        (self.namespace("fe"), format!("{FRONTEND}:8443"))
+        match &self.elsewhere {
+            Some(place) => (place.namespace.clone(), format!("{}:8443", place.address)),
+            None => (self.namespace("fe"), format!("{FRONTEND}:8443")),
+        }
     }
 
     /// The folder of our own packages, which the mirror publishes.
@@ -151,14 +177,15 @@ impl World {
     /// It does not come up.
     pub fn start_frontend(&mut self) -> Result<()> {
         let (server, state) = (self.binaries.join("rocks-server"), self.state());
-        cmd(&server).args(["init", "--if-needed", "--name", FRONTEND, "--state-dir"]).arg(&state).run()?;
+        let (namespace, listen) = self.listener();
+        let name = self.elsewhere.as_ref().map_or(FRONTEND, |place| &place.address);
+        cmd(&server).args(["init", "--if-needed", "--name", name, "--state-dir"]).arg(&state).run()?;
         let log = self.dir.path().join("frontend.log");
-        let running = cmd("ip")
-            .args(["netns", "exec", &self.namespace("fe")])
-            .arg(&server)
-            .args(["serve", "--listen", &format!("{FRONTEND}:8443"), "--state-dir"])
-            .arg(&state)
-            .start(&log)?;
+        let mut serve = cmd("ip").args(["netns", "exec", &namespace]).arg(&server);
+        for (name, value) in self.elsewhere.iter().flat_map(|place| &place.environment) {
+            serve = serve.env(name, value);
+        }
+        let running = serve.args(["serve", "--listen", &listen, "--state-dir"]).arg(&state).start(&log)?;
         self.frontend = Some(running);
         wait_for("the frontend", Duration::from_secs(20), || Ok(self.rocks(&["list", "host"]).ok()))
             .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
@@ -300,7 +327,9 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.kill_frontend();
-        let _ = cmd("ip").args(["netns", "del", &self.namespace("fe")]).output();
+        if self.elsewhere.is_none() {
+            let _ = cmd("ip").args(["netns", "del", &self.namespace("fe")]).output();
+        }
     }
 }
 

@@ -38,8 +38,13 @@ const CAPACITY: [&str; 8] = [
 ];
 const LIMIT: [&str; 4] =
     ["MaxSpotInstanceCountExceeded", "ResourceCountExceeded", "ServiceQuotaExceededException", "VolumeIOPSLimit"];
-const IN_USE: [&str; 5] =
-    ["DependencyViolation", "InvalidIPAddress.InUse", "ResourceInUse", "VolumeInUse", "InvalidVolumeID.AlreadyAttached"];
+const IN_USE: [&str; 5] = [
+    "DependencyViolation",
+    "InvalidIPAddress.InUse",
+    "ResourceInUse",
+    "VolumeInUse",
+    "InvalidVolumeID.AlreadyAttached",
+];
 const STATE: [&str; 6] = [
     "IncorrectInstanceState",
     "IncorrectState",
@@ -300,7 +305,8 @@ mod tests {
         let error = classify("ebs:PutSnapshotBlock", "AccessDeniedException", "");
         assert!(error.to_string().contains("ebs:PutSnapshotBlock"), "{error}");
         // An action that we never call is not taken for one of ours.
-        let error = classify("ec2:RunInstances", "UnauthorizedOperation", "not authorized to perform: iam:PassRole on x");
+        let error =
+            classify("ec2:RunInstances", "UnauthorizedOperation", "not authorized to perform: iam:PassRole on x");
         assert!(matches!(error, CloudError::Denied { action: "ec2:RunInstances", .. }), "{error:?}");
     }
 

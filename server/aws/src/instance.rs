@@ -209,7 +209,10 @@ mod tests {
             },
         };
         let ebs = root(&launch).expect("a mapping").ebs.expect("of EBS");
-        assert_eq!((ebs.delete_on_termination, ebs.volume_size, ebs.volume_type), (Some(true), None, Some(VolumeType::Gp3)));
+        assert_eq!(
+            (ebs.delete_on_termination, ebs.volume_size, ebs.volume_type),
+            (Some(true), None, Some(VolumeType::Gp3))
+        );
         launch.root_gib = Some(40);
         assert_eq!(root(&launch).expect("a mapping").ebs.and_then(|ebs| ebs.volume_size), Some(40));
         launch.root_gib = Some(u32::MAX);

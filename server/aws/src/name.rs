@@ -78,11 +78,7 @@ mod tests {
     use super::*;
 
     fn tags(site: &str) -> Tags {
-        Tags {
-            site: site.to_owned(),
-            provision: "compute-1".parse().expect("a name"),
-            role: "compute-0-3".to_owned(),
-        }
+        Tags { site: site.to_owned(), provision: "compute-1".parse().expect("a name"), role: "compute-0-3".to_owned() }
     }
 
     #[test]

@@ -54,9 +54,8 @@ impl Aws {
 
     pub(crate) async fn begin_snapshot(&self, new: &NewSnapshot) -> Answer<SnapshotId> {
         const ACTION: &str = "ebs:StartSnapshot";
-        let refused = |message: &str| {
-            Err(CloudError::Refused { code: "InvalidKmsKey".to_owned(), message: message.to_owned() })
-        };
+        let refused =
+            |message: &str| Err(CloudError::Refused { code: "InvalidKmsKey".to_owned(), message: message.to_owned() });
         // With a parent, the parent decides, and AWS refuses to be told again.
         let asks = new.encrypted && new.parent.is_none();
         let key = new.kms_key.clone().filter(|_| asks);

@@ -100,7 +100,10 @@ async fn what_is_said_twice_is_done_once() {
     assert_eq!(aws.register(&registration("calls-1", &snapshot)).await, Ok(image.clone()));
     assert!(matches!(aws.register(&registration("calls-1", &other)).await, Err(CloudError::Exists(_))));
     let ami = aws.ami(&image).await.expect("seen").expect("there");
-    assert_eq!((ami.available, ami.snapshot.as_ref(), ami.root_device.as_str()), (Some(true), Some(&snapshot), "/dev/xvda"));
+    assert_eq!(
+        (ami.available, ami.snapshot.as_ref(), ami.root_device.as_str()),
+        (Some(true), Some(&snapshot), "/dev/xvda")
+    );
     assert!(matches!(aws.delete_snapshot(&snapshot).await, Err(CloudError::InUse(_))));
     // An instance.
     let mut wanted = launch(&aws, &image).await;

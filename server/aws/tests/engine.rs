@@ -105,7 +105,10 @@ async fn who_may_not_do_a_step_is_told_the_action_and_leaves_nothing() {
         let aws = cloud.aws_with(&iam::policy().replace(lacking, "ec2:Nothing")).await;
         let record = carried_out(&aws, begun("denied-1", order(method, 1, Some(&image)))).await;
         let Status::Failed { why } = &record.status else { panic!("{record:#?}") };
-        assert!(why.what.contains(lacking) && why.hint.as_deref().is_some_and(|hint| hint.contains("iam.json")), "{why:?}");
+        assert!(
+            why.what.contains(lacking) && why.hint.as_deref().is_some_and(|hint| hint.contains("iam.json")),
+            "{why:?}"
+        );
         assert!(!why.what.contains("Encoded") && why.what.len() < 500, "{why:?}");
         assert_eq!(leaks(&aws, SITE, std::slice::from_ref(&kept)).await.expect("listed"), Vec::<Owned>::new());
     }
@@ -120,13 +123,20 @@ async fn lost_answers_and_throttling_make_nothing_twice() {
     {
         cloud.fault(&json!({ "action": action, "count": 1, "drop": "after" }));
     }
-    for action in
-        ["AttachVolume", "DetachVolume", "DeleteVolume", "DeleteSecurityGroup", "RevokeSecurityGroupIngress", "TerminateInstances"]
-    {
+    for action in [
+        "AttachVolume",
+        "DetachVolume",
+        "DeleteVolume",
+        "DeleteSecurityGroup",
+        "RevokeSecurityGroupIngress",
+        "TerminateInstances",
+    ] {
         cloud.fault(&json!({ "action": action, "count": 1, "drop": "after" }));
         cloud.fault(&json!({ "action": action, "count": 1, "code": "RequestLimitExceeded" }));
     }
-    cloud.fault(&json!({ "action": "PutSnapshotBlock", "count": 2, "code": "RequestThrottledException", "status": 400 }));
+    cloud.fault(
+        &json!({ "action": "PutSnapshotBlock", "count": 2, "code": "RequestThrottledException", "status": 400 }),
+    );
     cloud.fault(&json!({ "action": "DescribeVolumes", "count": 2, "code": "InternalError" }));
     cloud.fault(&json!({ "action": "DescribeImages", "count": 2, "drop": "before" }));
     let (image, first) = an_image(&aws, "ebs-1").await;

@@ -1,0 +1,116 @@
+//! From an appliance to running instances, on a local EC2 that really runs what it launches: each method, a reconfiguration, a frontend that is
+//! killed in the middle, and nothing left behind.
+#![expect(clippy::print_stdout, reason = "a test that is left out says why")]
+
+use std::time::{Duration, Instant};
+
+use rocks_minicloud::{Minicloud, Options};
+use rocks_tests::process::wait_for;
+use rocks_tests::world::{Elsewhere, World, binaries, missing};
+use serde_json::Value;
+
+fn has_cloud() -> bool {
+    let said = rocks_tests::process::cmd(binaries().expect("built").join("rocks-server")).arg("--version").output();
+    said.is_ok_and(|done| done.stdout.contains("aws"))
+}
+
+/// A frontend beside a cloud.
+fn beside(cloud: &Minicloud) -> World {
+    let key = cloud.config().keys.first().expect("a key");
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let environment = vec![
+        set("AWS_ACCESS_KEY_ID", &key.id),
+        set("AWS_SECRET_ACCESS_KEY", &key.secret),
+        set("ROCKS_SERVER_AWS_ENDPOINT", &cloud.endpoint_from_frontend()),
+        set("ROCKS_SERVER_AWS_REGION", &cloud.config().region),
+    ];
+    let namespace = cloud.frontend_namespace().expect("instances boot");
+    let place = Elsewhere { namespace, address: cloud.frontend_address().to_owned(), environment };
+    World::at(Some(place), binaries().expect("built"), &mut |what| println!("{what}"))
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+fn rocks(world: &World, words: &[&str]) -> String {
+    world.rocks(words).unwrap_or_else(|error| panic!("{error:#}\n{}", world.frontend_log()))
+}
+
+/// Provisions and gives the record.
+fn provision(world: &World, words: &[&str]) -> Value {
+    let began = Instant::now();
+    let said = rocks(world, &[&["-o", "json", "provision"], words].concat());
+    println!("{}: {:.1} s", words.join(" "), began.elapsed().as_secs_f64());
+    let record: Value = serde_json::from_str(&said).expect("json");
+    assert_eq!(record["status"], "done", "{record}");
+    record
+}
+
+fn leaks(world: &World) -> Value {
+    serde_json::from_str(&rocks(world, &["-o", "json", "list", "leak"])).expect("json")
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+}
+
+#[test]
+fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() {
+    if let Some(why) = missing().or_else(rocks_minicloud::missing) {
+        return println!("skipped: {why}");
+    }
+    if !has_cloud() {
+        return println!("skipped: rocks-server was built without the feature aws");
+    }
+    let cloud = Minicloud::start(Options { boot: true, ..Options::default() }).unwrap_or_else(|e| panic!("{e:#}"));
+    let mut world = beside(&cloud);
+    rocks(&world, &["set", "appliance", "attr", "lite", "ec2_enable", "yes"]);
+    rocks(&world, &["set", "appliance", "attr", "compute", "ec2_enable", "yes"]);
+    let plan = rocks(&world, &["provision", "lite", "method=udt", "receiver=ami-0123456789abcdef0", "plan=yes"]);
+    assert!(plan.contains("open udp port 8444 to 10.77.0.1 alone") && plan.contains("after attach, build"), "{plan}");
+
+    // Built here, and its blocks written into a snapshot: nothing was there before.
+    let first = provision(&world, &["lite", "method=ebs", "count=1", "type=t3.small"]);
+    let ami = text(&first["found"]["ami"]).to_owned();
+    assert_eq!(first["instances"], "1/1");
+    // The first converge does nothing but take the name.
+    let report = world.report("lite-0-0").expect("asked").expect("there is one");
+    assert!(report["steps"].as_array().is_some_and(|steps| steps.len() <= 1), "{report}");
+
+    // That image has the agent: it can receive. The same image, over UDT, to a volume; and the frontend dies on the way.
+    let receiver = format!("receiver={ami}");
+    let words = ["provision", "lite", "method=udt", "count=1", "type=t3.small", "name=shipped", "wait=no", &receiver];
+    rocks(&world, &words);
+    let has_receiver = || {
+        let all: Value = serde_json::from_str(&world.rocks(&["-o", "json", "list", "provision", "shipped"])?)?;
+        Ok(all["items"][0]["found"]["receiver"].is_string().then_some(()))
+    };
+    wait_for("the receiver", Duration::from_secs(60), has_receiver).unwrap_or_else(|e| panic!("{e:#}"));
+    world.kill_frontend();
+    world.start_frontend().unwrap_or_else(|error| panic!("{error:#}"));
+    let done = || {
+        let all: Value = serde_json::from_str(&world.rocks(&["-o", "json", "list", "provision", "shipped"])?)?;
+        let record = all["items"][0].clone();
+        Ok((record["status"] != "running").then_some(record))
+    };
+    let shipped = wait_for("the shipment", Duration::from_secs(240), done)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", world.frontend_log()));
+    assert_eq!(shipped["status"], "done", "{shipped}\n{}", world.frontend_log());
+    assert_eq!(shipped["instances"], "1/1", "{shipped}");
+
+    // Lite instances become others: each fetches what it lacks.
+    let more = provision(&world, &["compute", "method=lite", "count=2", "type=t3.small", &format!("ami={ami}")]);
+    assert_eq!(more["instances"], "2/2");
+    let state: Value =
+        serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host", "compute-0-1"])).expect("json");
+    assert_eq!(state["items"][0]["state"], "converged");
+
+    // Nothing is there that nobody owns; and when they go, everything of theirs goes.
+    assert_eq!(leaks(&world)["items"], serde_json::json!([]));
+    for name in [text(&more["name"]), "shipped", text(&first["name"])] {
+        rocks(&world, &["cancel", "provision", name, "--yes"]);
+    }
+    assert_eq!(leaks(&world)["items"], serde_json::json!([]));
+    let bill = cloud.ask("GET", "state", &Value::Null).expect("told");
+    println!("{bill}");
+    let hosts: Value = serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host"])).expect("json");
+    assert_eq!(hosts["items"], serde_json::json!([]), "hosts are left");
+}
