@@ -49,9 +49,9 @@ fmt: bootstrap
 lint: bootstrap
 	cargo clippy --locked --workspace --all-targets --features $(AWS) -- -D warnings
 
-# The binaries first: tests run them.
+# The binaries first: tests run them. With the tests, so that both are built with the same features of their dependencies, once.
 unit: bootstrap
-	cargo build --locked --workspace --bins --features $(AWS)
+	cargo build --locked --workspace --bins --tests --features $(AWS)
 	ROCKS_MINICLOUD=$(abspath $(TARGET))/debug/minicloud cargo test --locked --workspace --features $(AWS) -- --test-threads=2
 
 # The end-to-end tests alone: they boot instances, one at a time.
@@ -61,7 +61,7 @@ e2e: bootstrap
 
 # The provisions alone, on a local EC2 whose instances boot.
 ec2: bootstrap
-	cargo build --locked --workspace --bins --features $(AWS)
+	cargo build --locked --workspace --bins --tests --features $(AWS)
 	cargo test --locked --workspace --features $(AWS) --test provision -- --test-threads=1 --nocapture
 
 shell-check: bootstrap
