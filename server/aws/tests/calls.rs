@@ -92,7 +92,7 @@ async fn until_volume(aws: &Aws, id: &VolumeId, state: VolumeState, whole: bool)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_twice_is_done_once() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start_prompt() else { return };
     let aws = cloud.aws().await;
     let (snapshot, other) = (a_snapshot(&aws, "calls-1").await, a_snapshot(&aws, "calls-2").await);
     // An image: the same of the same snapshot, and refused of another.
@@ -177,7 +177,7 @@ async fn what_is_said_twice_is_done_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_no_error_where_it_may_be_gone() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start_prompt() else { return };
     let aws = cloud.aws().await;
     assert_eq!(aws.instances(&[]).await, Ok(Vec::new()));
     let many: Vec<InstanceId> = (0..450).map(|number| parsed(&format!("i-{number:017x}"))).collect();
@@ -199,7 +199,7 @@ async fn keys_that_are_wrong_and_a_cloud_out_of_reach_are_told_apart() {
     let nowhere = Aws::new(Settings { region: "us-east-1".to_owned(), endpoint, keys: keys("s") }).await;
     let lost = nowhere.subnet(None).await;
     assert!(matches!(&lost, Err(CloudError::Unclear(why)) if why.contains("out of reach")), "{lost:?}");
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start_prompt() else { return };
     let aws = cloud.aws_as("AKIAMINICLOUDEXAMPLE", "wrong").await;
     let denied = aws.subnet(None).await;
     assert!(matches!(&denied, Err(CloudError::Refused { message, .. }) if message.contains("keys")), "{denied:?}");

@@ -35,8 +35,8 @@ async fn an_image(aws: &Aws, id: &str) -> (AmiId, Record) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_method_ends_with_what_was_asked_for_within_the_documented_policy() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
-    let aws = cloud.aws_with(&iam::policy()).await;
+    let Some(cloud) = Minicloud::start() else { return };
+    let aws = cloud.aws_with("all", &iam::policy()).await;
     let (image, ebs) = an_image(&aws, "ebs-1").await;
     let mut records = vec![ebs];
     for (method, count) in [(Method::Udt, 2), (Method::Lite, 3), (Method::Ebs, 1)] {
@@ -76,7 +76,7 @@ async fn each_method_ends_with_what_was_asked_for_within_the_documented_policy()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_cancelled_leaves_nothing() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start() else { return };
     let aws = cloud.aws().await;
     let (image, kept) = an_image(&aws, "ebs-1").await;
     let site = Pretender::default();
@@ -99,24 +99,23 @@ async fn what_is_cancelled_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_do_a_step_is_told_the_action_and_leaves_nothing() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start() else { return };
     let (image, kept) = an_image(&cloud.aws().await, "ebs-1").await;
-    for (lacking, method) in [("ec2:CreateSnapshot", Method::Udt), ("ebs:PutSnapshotBlock", Method::Ebs)] {
-        let aws = cloud.aws_with(&iam::policy().replace(lacking, "ec2:Nothing")).await;
-        let record = carried_out(&aws, begun("denied-1", order(method, 1, Some(&image)))).await;
+    let denied = async |lacking: &'static str, method: Method| {
+        let aws = cloud.aws_with(lacking, &iam::policy().replace(lacking, "ec2:Nothing")).await;
+        let record = carried_out(&aws, begun(&format!("denied-{method}"), order(method, 1, Some(&image)))).await;
         let Status::Failed { why } = &record.status else { panic!("{record:#?}") };
-        assert!(
-            why.what.contains(lacking) && why.hint.as_deref().is_some_and(|hint| hint.contains("iam.json")),
-            "{why:?}"
-        );
-        assert!(!why.what.contains("Encoded") && why.what.len() < 500, "{why:?}");
-        assert_eq!(leaks(&aws, SITE, std::slice::from_ref(&kept)).await.expect("listed"), Vec::<Owned>::new());
-    }
+        let is_told = why.what.contains(lacking) && why.hint.as_deref().is_some_and(|hint| hint.contains("iam.json"));
+        assert!(is_told && !why.what.contains("Encoded") && why.what.len() < 500, "{why:?}");
+    };
+    tokio::join!(denied("ec2:CreateSnapshot", Method::Udt), denied("ebs:PutSnapshotBlock", Method::Ebs));
+    let aws = cloud.aws().await;
+    assert_eq!(leaks(&aws, SITE, std::slice::from_ref(&kept)).await.expect("listed"), Vec::<Owned>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_answers_and_throttling_make_nothing_twice() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start() else { return };
     let aws = cloud.aws().await;
     for action in
         ["StartSnapshot", "CompleteSnapshot", "RegisterImage", "RunInstances", "CreateVolume", "CreateSecurityGroup"]
@@ -151,7 +150,7 @@ async fn lost_answers_and_throttling_make_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontend_that_is_killed_goes_on() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start() else { return };
     let aws = cloud.aws().await;
     let (image, first) = an_image(&aws, "ebs-1").await;
     let site = Pretender::default();
@@ -179,7 +178,7 @@ async fn a_frontend_that_is_killed_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spot_instances_and_what_a_cloud_has_no_room_for() {
-    let Some(cloud) = Minicloud::start(&[]) else { return };
+    let Some(cloud) = Minicloud::start() else { return };
     let aws = cloud.aws().await;
     let (image, _) = an_image(&aws, "ebs-1").await;
     let mut wanted = order(Method::Lite, 1, Some(&image));

@@ -22,6 +22,8 @@ use tokio::time::sleep;
 
 /// The path of minicloud's binary.
 const BINARY: &str = "ROCKS_MINICLOUD";
+/// Options for it: `--aws` makes it as slow and strict as AWS.
+const OPTIONS: &str = "ROCKS_MINICLOUD_OPTIONS";
 /// The frontend's name in tags.
 pub(crate) const SITE: &str = "frontend.example.org";
 
@@ -34,10 +36,22 @@ pub(crate) struct Minicloud {
 }
 
 impl Minicloud {
-    /// Starts one in which nothing boots. Nothing, with a word, where there is no binary.
-    pub(crate) fn start(options: &[&str]) -> Option<Self> {
+    /// Starts one in which nothing boots, as [`OPTIONS`] say. Nothing, with a word, where there is no binary.
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&std::env::var(OPTIONS).unwrap_or_default())
+    }
+
+    /// Starts one that knows at once what it made, for those who do not ask twice.
+    pub(crate) fn start_prompt() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    fn start_with(options: &str) -> Option<Self> {
         let Some(binary) = std::env::var_os(BINARY) else {
-            println!("left out: {BINARY} does not name minicloud's binary");
+            #[expect(clippy::print_stdout, reason = "whoever reads the test's output is to know")]
+            {
+                println!("left out: {BINARY} does not name minicloud's binary");
+            }
             return None;
         };
         let dir = tempfile::tempdir().expect("a folder");
@@ -45,7 +59,7 @@ impl Minicloud {
         let mut child = Command::new(binary)
             .args(["serve", "--no-boot", "--listen", "127.0.0.1:0", "--dir"])
             .arg(dir.path())
-            .args(options)
+            .args(options.split_whitespace())
             .stdout(Stdio::piped())
             .spawn()
             .expect("minicloud can be run");
@@ -62,13 +76,13 @@ impl Minicloud {
         self.aws_as(text(&self.ready, "access_key_id"), text(&self.ready, "secret_access_key")).await
     }
 
-    /// It, for one who may do what a policy says.
-    pub(crate) async fn aws_with(&self, policy: &str) -> Aws {
+    /// It, for a user who may do what a policy says.
+    pub(crate) async fn aws_with(&self, user: &str, policy: &str) -> Aws {
         let policy: Value = serde_json::from_str(policy).expect("a policy");
-        let (id, secret) = ("AKIAROCKS", "rocks/example/secret");
-        let key = serde_json::json!({ "id": id, "secret": secret, "user": "rocks", "policy": policy });
+        let (id, secret) = (format!("AKIA{}", user.replace(':', "").to_uppercase()), "rocks/example/secret");
+        let key = serde_json::json!({ "id": id, "secret": secret, "user": user, "policy": policy });
         self.ask("POST", "keys", &key.to_string());
-        self.aws_as(id, secret).await
+        self.aws_as(&id, secret).await
     }
 
     /// It, for one with these keys.
@@ -157,7 +171,7 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         shipment: (!is_there).then_some(shipment),
         hosts: (0..count).map(|number| parsed(&format!("compute-0-{number}"))).collect(),
         architecture: "x86_64".to_owned(),
-        kind: "m7i.large".to_owned(),
+        kind: "m5.large".to_owned(),
         receiver_kind: "t3.medium".to_owned(),
         subnet: None,
         groups: Vec::new(),
