@@ -163,6 +163,7 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         boot: BootMode::UefiPreferred,
         receiver: ami.cloned(),
         parent: None,
+        base: None,
     };
     Order {
         appliance: parsed("compute"),
@@ -171,6 +172,7 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         shipment: (!is_there).then_some(shipment),
         hosts: (0..count).map(|number| parsed(&format!("compute-0-{number}"))).collect(),
         architecture: "x86_64".to_owned(),
+        region: "us-east-1".to_owned(),
         kind: "m5.large".to_owned(),
         receiver_kind: "t3.medium".to_owned(),
         subnet: None,
