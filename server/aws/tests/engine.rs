@@ -62,6 +62,13 @@ async fn each_method_ends_with_what_was_asked_for_within_the_documented_policy()
     let all = aws.owned(Whose::Site(SITE)).await.expect("listed");
     assert_eq!(all.len(), owned.len() - 2);
     end_leaks(&aws, SITE, &all).await.expect("ended");
+    // Root volumes go when their instances have gone wholly.
+    for _ in 0..60 {
+        if cloud.alive("volumes").is_empty() {
+            break;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
     for kind in ["instances", "volumes", "snapshots", "images"] {
         assert_eq!(cloud.alive(kind), Vec::<String>::new(), "{kind}");
     }
