@@ -46,6 +46,8 @@ pub struct Settings {
 pub struct Aws {
     pub(crate) ec2: aws_sdk_ec2::Client,
     pub(crate) ebs: aws_sdk_ebs::Client,
+    /// For blocks alone, which may take longer.
+    pub(crate) blocks: aws_sdk_ebs::Client,
 }
 
 impl Aws {
@@ -65,8 +67,12 @@ impl Aws {
         }
         let config = loader.load().await;
         let blocks = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(BLOCK).build();
-        let ebs = aws_sdk_ebs::config::Builder::from(&config).timeout_config(blocks).build();
-        Self { ec2: aws_sdk_ec2::Client::new(&config), ebs: aws_sdk_ebs::Client::from_conf(ebs) }
+        let patient = aws_sdk_ebs::config::Builder::from(&config).timeout_config(blocks).build();
+        Self {
+            ec2: aws_sdk_ec2::Client::new(&config),
+            ebs: aws_sdk_ebs::Client::new(&config),
+            blocks: aws_sdk_ebs::Client::from_conf(patient),
+        }
     }
 }
 

@@ -87,7 +87,7 @@ impl Aws {
             return Err(CloudError::Refused { code: "InvalidBlock".to_owned(), message });
         }
         let put = self
-            .ebs
+            .blocks
             .put_snapshot_block()
             .snapshot_id(id.as_str())
             .block_index(count(index)?)

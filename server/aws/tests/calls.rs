@@ -206,3 +206,30 @@ async fn keys_that_are_wrong_and_a_cloud_out_of_reach_are_told_apart() {
     let denied = aws.put_block(&parsed("snap-00000000000000bad"), 0, vec![0; 512 << 10]).await;
     assert!(matches!(&denied, Err(CloudError::Refused { message, .. }) if message.contains("keys")), "{denied:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_it_says_where_they_are_looked_for() {
+    const ALONE: &str = "ROCKS_TEST_WITHOUT_KEYS";
+    const NAME: &str = "without_keys_it_says_where_they_are_looked_for";
+    if std::env::var_os(ALONE).is_none() {
+        // The SDK looks into the environment, which only a process of its own may have changed.
+        let home = tempfile::tempdir().expect("a folder");
+        #[expect(clippy::disallowed_methods, reason = "a test runs itself")]
+        let alone = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", NAME, "--nocapture"])
+            .env_clear()
+            .envs([(ALONE, "yes"), ("AWS_EC2_METADATA_DISABLED", "true")])
+            .env("HOME", home.path())
+            .output()
+            .expect("it can be run");
+        let told = String::from_utf8_lossy(&alone.stdout);
+        assert!(alone.status.success() && told.contains("1 passed"), "{told}");
+        return;
+    }
+    let endpoint = Some("http://127.0.0.1:9".to_owned());
+    let aws = Aws::new(Settings { region: "us-east-1".to_owned(), endpoint, keys: None }).await;
+    let began = std::time::Instant::now();
+    let none = aws.subnet(None).await;
+    let is_told = matches!(&none, Err(CloudError::Refused { code, .. }) if code == "NoCredentials");
+    assert!(is_told && began.elapsed() < Duration::from_secs(20), "{none:?}");
+}
