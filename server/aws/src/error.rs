@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use rocks_provision::cloud::CloudError;
 use rocks_provision::iam;
 
@@ -173,10 +174,8 @@ where
             known => known,
         };
     }
-    let told = DisplayErrorContext(&error).to_string();
-    if told.contains("CredentialsNotLoaded") || told.contains("no providers in chain") {
-        let message = "there are no keys: neither in the environment nor in ~/.aws nor in an instance's role";
-        return CloudError::Refused { code: "NoCredentials".to_owned(), message: message.to_owned() };
+    if let Some(keys) = keys(&error) {
+        return without_keys(keys);
     }
     // Some of what the SDK tells is the request as it would have been sent.
     let why = deepest(&error);
@@ -190,6 +189,32 @@ where
         }
         SdkError::DispatchFailure(_) => CloudError::Unclear(format!("{action}: AWS is out of reach: {}", clean(&why))),
         _ => CloudError::Unclear(format!("{action}: the answer cannot be read: {}", clean(&why))),
+    }
+}
+
+/// What kept the SDK from finding keys, if that was it.
+fn keys<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e CredentialsError> {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        at = error.source();
+    }
+    None
+}
+
+fn without_keys(error: &CredentialsError) -> CloudError {
+    let refused = |message: String| CloudError::Refused { code: "NoCredentials".to_owned(), message };
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            refused("there are no keys: neither in the environment nor in ~/.aws nor in an instance's role".to_owned())
+        }
+        CredentialsError::InvalidConfiguration(_) => {
+            refused(format!("no keys can be read: {}", clean(&deepest(error))))
+        }
+        // The metadata service or STS may do better next time.
+        other => CloudError::Unclear(format!("keys cannot be had: {}", clean(&deepest(other)))),
     }
 }
 
@@ -213,6 +238,8 @@ pub(crate) fn lacks(action: &str, what: &str) -> CloudError {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_ec2::error::ConnectorError;
+
     use super::*;
 
     fn kind(error: &CloudError) -> &'static str {
@@ -308,6 +335,18 @@ mod tests {
         let error =
             classify("ec2:RunInstances", "UnauthorizedOperation", "not authorized to perform: iam:PassRole on x");
         assert!(matches!(error, CloudError::Denied { action: "ec2:RunInstances", .. }), "{error:?}");
+    }
+
+    #[test]
+    fn keys_that_lack_are_told_apart_from_those_that_cannot_be_had_now() {
+        let none = without_keys(&CredentialsError::not_loaded_no_source());
+        assert!(kind(&none) == "refused" && none.to_string().contains("~/.aws"), "{none}");
+        let wrong = without_keys(&CredentialsError::invalid_configuration("no such profile"));
+        assert!(kind(&wrong) == "refused" && wrong.to_string().ends_with("no such profile"), "{wrong}");
+        let later = without_keys(&CredentialsError::provider_error("IMDS is busy"));
+        assert!(kind(&later) == "unclear" && later.to_string().contains("IMDS is busy"), "{later}");
+        let wrapped = ConnectorError::other(CredentialsError::not_loaded_no_source().into(), None);
+        assert!(keys(&wrapped).is_some() && keys(&std::fmt::Error).is_none());
     }
 
     #[test]
