@@ -62,10 +62,9 @@ impl Permission {
 
 /// Permissions as `ipPermissions` has them: those of the same ports together.
 pub(crate) fn show_all(all: &[Permission], account: &str) -> Value {
-    // Protocol and ports; ranges of addresses, and groups.
-    type Ports<'p> = (&'p str, i64, i64);
-    type Sources = (Vec<Value>, Vec<Value>);
-    let mut by_ports: BTreeMap<Ports<'_>, Sources> = BTreeMap::new();
+    /// What the ports are open to: addresses, and groups.
+    type Open = (Vec<Value>, Vec<Value>);
+    let mut by_ports: BTreeMap<(&str, i64, i64), Open> = BTreeMap::new();
     for p in all {
         let (ranges, groups) = by_ports.entry((&p.protocol, p.from, p.to)).or_default();
         let description = ("description", p.description.as_ref().into());
