@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 pub use receive::{Receiver, Target};
+pub(crate) use send::processors;
 pub use send::{Sender, Source};
 use serde::Serialize;
 

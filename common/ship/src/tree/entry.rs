@@ -192,6 +192,7 @@ pub(crate) fn cell_length(size: u64, cell: u32) -> usize {
 
 impl Content {
     /// Makes it of the digests of all chunks in order.
+    #[cfg(test)]
     pub(crate) fn of(size: u64, cells: impl IntoIterator<Item = Option<BlockDigest>>) -> Self {
         let mut content = Self { size, runs: Vec::new() };
         for (cell, digest) in (0..).zip(cells) {
@@ -202,7 +203,8 @@ impl Content {
         content
     }
 
-    fn push(&mut self, cell: u32, digest: BlockDigest) {
+    /// Adds a chunk behind all others.
+    pub(crate) fn push(&mut self, cell: u32, digest: BlockDigest) {
         match self.runs.last_mut() {
             Some(run) if u64::from(run.first) + run.chunks.len() as u64 == u64::from(cell) => run.chunks.push(digest),
             _ => self.runs.push(Run { first: cell, chunks: vec![digest] }),
@@ -291,6 +293,13 @@ impl Entry {
     #[must_use]
     pub fn content(&self) -> Option<&Content> {
         match &self.node {
+            Node::Inode(Inode { kind: Kind::File(content), .. }) => Some(content),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn content_mut(&mut self) -> Option<&mut Content> {
+        match &mut self.node {
             Node::Inode(Inode { kind: Kind::File(content), .. }) => Some(content),
             _ => None,
         }

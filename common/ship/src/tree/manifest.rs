@@ -336,7 +336,9 @@ impl Bytes<'_> {
             left = match left.checked_sub(u64::from(number)) {
                 Some(left) if number > 0 => left,
                 _ => {
-                    return Err(DecodeError::Malformed("a file has more chunks than it can have, or a run without any"));
+                    return Err(DecodeError::Malformed(
+                        "a file has more chunks than it can have, or a run without any",
+                    ));
                 }
             };
             let mut chunks = Vec::new();
