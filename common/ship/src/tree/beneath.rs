@@ -208,6 +208,11 @@ impl Way<'_> {
     }
 }
 
+/// When what a file holds was last changed.
+pub(super) fn changed_at(stat: &Stat) -> Time {
+    Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+}
+
 /// Something that was found in a tree.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -298,8 +303,7 @@ fn look(
         FileType::Unknown => return Err(Failure::of(&path, "tell what it is")(Errno::INVAL)),
     };
     let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { (stat.st_mode & 0o7777) as u16 };
-    let mtime = Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
-    let inode = Inode { mode, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs, kind };
+    let inode = Inode { mode, uid: stat.st_uid, gid: stat.st_gid, mtime: changed_at(&stat), xattrs, kind };
     #[allow(clippy::useless_conversion, reason = "other processors have another type")]
     let links = u64::from(stat.st_nlink);
     Ok(Found {

@@ -78,10 +78,15 @@ impl Manifest {
     /// The digest over the whole.
     #[must_use]
     pub fn digest(&self) -> BlockDigest {
+        self.summary().0
+    }
+
+    /// The digest over the whole, and the bytes of its encoding.
+    pub(crate) fn summary(&self) -> (BlockDigest, u64) {
         let mut hash = Hashing::new();
         // A hash takes everything.
         let _ = self.encode(&mut hash);
-        hash.finish()
+        (hash.finish(), hash.length)
     }
 
     /// Adds an entry, if it can stand there.
@@ -354,21 +359,25 @@ impl Bytes<'_> {
 }
 
 /// The digest over the whole, made while the manifest passes.
-pub(crate) struct Hashing(blake3::Hasher);
+pub(crate) struct Hashing {
+    hash: blake3::Hasher,
+    length: u64,
+}
 
 impl Hashing {
     pub(crate) fn new() -> Self {
-        Self(blake3::Hasher::new_derive_key("rocks shipment 1 whole tree"))
+        Self { hash: blake3::Hasher::new_derive_key("rocks shipment 1 whole tree"), length: 0 }
     }
 
     pub(crate) fn finish(&self) -> BlockDigest {
-        *self.0.finalize().as_bytes()
+        *self.hash.finalize().as_bytes()
     }
 }
 
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
+        self.hash.update(bytes);
+        self.length += bytes.len() as u64;
         Ok(bytes.len())
     }
 

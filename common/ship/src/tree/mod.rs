@@ -11,9 +11,17 @@ mod entry;
 mod hash;
 mod manifest;
 mod plan;
+mod receive;
+mod send;
 mod sink;
 mod source;
 mod talk;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 pub use beneath::Failure;
 pub use entry::{
@@ -21,5 +29,30 @@ pub use entry::{
     XATTR_VALUE, XATTRS, Xattr, Xattrs,
 };
 pub use manifest::{CHUNKS, DecodeError, ENTRIES, Manifest};
+pub use receive::TreeReceiver;
+pub use send::TreeSender;
+use serde::Serialize;
 pub use sink::{Finding, Findings, TreeTarget, What};
 pub use source::{Folder, TreeReader, TreeSource};
+
+/// What a shipment is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shipped {
+    /// Bytes of all files, holes counted.
+    pub bytes: u64,
+    /// Names in the tree.
+    pub entries: u64,
+    /// Different chunks that its files hold.
+    pub chunks: u64,
+    /// Chunks that travelled; the others were there.
+    pub sent: u64,
+    /// Bytes that they had on the way, compressed.
+    pub sent_bytes: u64,
+    /// Things that could not be made as they should be, and were let pass because the receiver was asked to.
+    pub findings: u64,
+    /// The digest over the manifest, in hexadecimal.
+    pub digest: String,
+    /// How long it took.
+    #[serde(serialize_with = "crate::shipment::seconds")]
+    pub took: Duration,
+}

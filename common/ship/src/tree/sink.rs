@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::beneath::{Beneath, Failure, Found, Place, Way, walk};
+use super::beneath::{Beneath, Failure, Found, Place, Way, changed_at, walk};
 use super::entry::{Device, Entry, Inode, Kind, Node, TreePath, cell_length};
 use super::manifest::Manifest;
 use super::plan::{Aside, Plan};
@@ -131,7 +131,12 @@ impl TreeTarget {
             way.forget();
         }
         for (at, entry) in manifest.entries().iter().enumerate() {
-            let made = self.make(&mut way, manifest, entry, plan.kept[at], found);
+            let is_missing = |to: u32| findings.iter().any(|finding| finding.at == to);
+            let made = match entry.node {
+                // Another name of what could not be made cannot be made either.
+                Node::HardLink(to) if is_missing(to) => Err(Failure::of(&entry.path, "link it")(Errno::PERM)),
+                _ => make(&mut way, manifest, entry, plan.kept[at], found),
+            };
             self.pass(at, What::Existence, made, &mut findings)?;
             done.fetch_add(1, Ordering::Relaxed);
         }
@@ -163,66 +168,6 @@ impl TreeTarget {
             remove(&mut way, &attic)?;
         }
         Ok(findings)
-    }
-
-    /// Makes what is not there, and gives files their length.
-    fn make(
-        &self,
-        way: &mut Way<'_>,
-        manifest: &Manifest,
-        entry: &Entry,
-        kept: bool,
-        found: &[Found],
-    ) -> Result<(), Failure> {
-        let path = &entry.path;
-        let inode = match &entry.node {
-            Node::HardLink(_) if kept => return Ok(()),
-            Node::HardLink(to) => {
-                let to = &manifest.entries()[*to as usize].path;
-                let linked = way.to(to).and_then(|from| {
-                    let place = way.to(path)?;
-                    fs::linkat(from.folder(), from.name(), place.folder(), place.name(), AtFlags::empty())
-                });
-                return linked.map_err(Failure::of(path, "link it"));
-            }
-            Node::Inode(inode) => inode,
-        };
-        let node = |kind, device: Device| (kind, fs::makedev(device.major, device.minor));
-        let (kind, device) = match &inode.kind {
-            Kind::File(content) if kept => {
-                let was = found.binary_search_by(|found| found.entry.path.cmp(path)).ok();
-                let was = was.and_then(|at| match found[at].entry.node {
-                    Node::HardLink(first) => found[first as usize].entry.content(),
-                    Node::Inode(_) => found[at].entry.content(),
-                });
-                if was.is_some_and(|was| was.size == content.size) {
-                    return Ok(());
-                }
-                let file = writable(way, path)?;
-                return fs::ftruncate(&file, content.size).map_err(Failure::of(path, "give it its length"));
-            }
-            _ if kept => return Ok(()),
-            Kind::File(content) => {
-                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-                let file = way.file(path, flags).map_err(Failure::of(path, "make it"))?;
-                return fs::ftruncate(&file, content.size).map_err(Failure::of(path, "give it its length"));
-            }
-            Kind::Dir => {
-                let made = way.to(path).and_then(|place| fs::mkdirat(place.folder(), place.name(), Mode::RWXU));
-                return made.map_err(Failure::of(path, "make it"));
-            }
-            Kind::Symlink(to) => {
-                let made = way.to(path).and_then(|place| fs::symlinkat(&**to, place.folder(), place.name()));
-                return made.map_err(Failure::of(path, "make it"));
-            }
-            Kind::Char(device) => node(FileType::CharacterDevice, *device),
-            Kind::Block(device) => node(FileType::BlockDevice, *device),
-            Kind::Fifo => (FileType::Fifo, 0),
-            Kind::Socket => (FileType::Socket, 0),
-        };
-        let mode = Mode::RUSR | Mode::WUSR;
-        let made = way.to(path).and_then(|place| fs::mknodat(place.folder(), place.name(), kind, mode, device));
-        made.map_err(Failure::of(path, "make it"))
     }
 
     /// Writes chunks to their places, for one thread.
@@ -285,7 +230,7 @@ impl TreeTarget {
         if !is_link && mode != inode.mode {
             place.chmod(inode.mode).map_err(Failure::of(path, "give it its mode"))?;
         }
-        if (stat.st_mtime, stat.st_mtime_nsec as u64) != (inode.mtime.seconds, u64::from(inode.mtime.nanos)) {
+        if changed_at(&stat) != inode.mtime {
             let mtime = fs::Timespec { tv_sec: inode.mtime.seconds, tv_nsec: inode.mtime.nanos.into() };
             let atime = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
             let times = fs::Timestamps { last_access: atime, last_modification: mtime };
@@ -294,6 +239,59 @@ impl TreeTarget {
         }
         Ok(())
     }
+}
+
+/// Makes what is not there, and gives files their length.
+fn make(way: &mut Way<'_>, manifest: &Manifest, entry: &Entry, kept: bool, found: &[Found]) -> Result<(), Failure> {
+    let path = &entry.path;
+    let inode = match &entry.node {
+        Node::HardLink(_) if kept => return Ok(()),
+        Node::HardLink(to) => {
+            let to = &manifest.entries()[*to as usize].path;
+            let linked = way.to(to).and_then(|from| {
+                let place = way.to(path)?;
+                fs::linkat(from.folder(), from.name(), place.folder(), place.name(), AtFlags::empty())
+            });
+            return linked.map_err(Failure::of(path, "link it"));
+        }
+        Node::Inode(inode) => inode,
+    };
+    let node = |kind, device: Device| (kind, fs::makedev(device.major, device.minor));
+    let (kind, device) = match &inode.kind {
+        Kind::File(content) if kept => {
+            let was = found.binary_search_by(|found| found.entry.path.cmp(path)).ok();
+            let was = was.and_then(|at| match found[at].entry.node {
+                Node::HardLink(first) => found[first as usize].entry.content(),
+                Node::Inode(_) => found[at].entry.content(),
+            });
+            if was.is_some_and(|was| was.size == content.size) {
+                return Ok(());
+            }
+            let file = writable(way, path)?;
+            return fs::ftruncate(&file, content.size).map_err(Failure::of(path, "give it its length"));
+        }
+        _ if kept => return Ok(()),
+        Kind::File(content) => {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+            let file = way.file(path, flags).map_err(Failure::of(path, "make it"))?;
+            return fs::ftruncate(&file, content.size).map_err(Failure::of(path, "give it its length"));
+        }
+        Kind::Dir => {
+            let made = way.to(path).and_then(|place| fs::mkdirat(place.folder(), place.name(), Mode::RWXU));
+            return made.map_err(Failure::of(path, "make it"));
+        }
+        Kind::Symlink(to) => {
+            let made = way.to(path).and_then(|place| fs::symlinkat(&**to, place.folder(), place.name()));
+            return made.map_err(Failure::of(path, "make it"));
+        }
+        Kind::Char(device) => node(FileType::CharacterDevice, *device),
+        Kind::Block(device) => node(FileType::BlockDevice, *device),
+        Kind::Fifo => (FileType::Fifo, 0),
+        Kind::Socket => (FileType::Socket, 0),
+    };
+    let mode = Mode::RUSR | Mode::WUSR;
+    let made = way.to(path).and_then(|place| fs::mknodat(place.folder(), place.name(), kind, mode, device));
+    made.map_err(Failure::of(path, "make it"))
 }
 
 /// A label that the kernel gives to what has none is left alone: it cannot be taken away.
