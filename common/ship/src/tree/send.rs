@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use super::Shipped;
 use super::manifest::Manifest;
 use super::plan::Index;
 use super::source::{TreeReader, TreeSource, changed};
+use super::talk::watched;
 use super::wire::{Frame, Hello, PACK, Packer, write_manifest};
 use crate::shipment::wire::{Message, read_wants, refuse};
 use crate::shipment::{Phase, Progress, ShipmentError, Stream, Tell, block_digest, hex, processors};
@@ -80,7 +81,7 @@ impl<'s> TreeSender<'s> {
         let wanted: Vec<u32> = (0..).zip(&wants).filter(|(_, wanted)| **wanted).map(|(id, _)| id).collect();
         let sent_bytes = self.chunks(&wanted, stream, tell)?;
         // A file whose chunks were all there was not looked at again, nor was anything but what files hold.
-        self.source.unchanged()?;
+        self.unchanged(stream)?;
         Frame::Both(Message::End).write(stream)?;
         stream.flush().map_err(ShipmentError::Connection)?;
         let findings = loop {
@@ -102,6 +103,15 @@ impl<'s> TreeSender<'s> {
             digest: hex(&digest),
             took: self.began.elapsed(),
         })
+    }
+
+    /// Looks whether the source is still what it was, while the receiver hears that we are there: packs with nothing in them.
+    fn unchanged(&self, stream: &mut dyn Stream) -> Result<(), ShipmentError> {
+        let say = |_| {
+            Frame::Chunks(vec![0]).write(stream)?;
+            stream.flush().map_err(ShipmentError::Connection)
+        };
+        watched(&AtomicU64::new(0), say, |_| self.source.unchanged())?
     }
 
     /// Chunks that go together: as many as fit into a pack.

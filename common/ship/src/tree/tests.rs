@@ -184,10 +184,10 @@ fn plant(root: &Path) {
     rustix::fs::mknodat(CWD, root.join("dev/pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     drop(UnixListener::bind(root.join("dev/s")).or_else(|_| UnixListener::bind("/dev/null")));
     fs::set_permissions(root.join("usr/bin/text"), fs::Permissions::from_mode(0o6751)).unwrap();
-    fs::set_permissions(root.join("etc/hosts"), fs::Permissions::from_mode(0o400)).unwrap();
     fs::set_permissions(root.join("empty"), fs::Permissions::from_mode(0o1777)).unwrap();
     set_xattr(&root.join("etc/hosts"), "user.origin", b"here");
     set_xattr(&root.join("usr"), "user.empty", b"");
+    fs::set_permissions(root.join("etc/hosts"), fs::Permissions::from_mode(0o400)).unwrap();
     if is_root() {
         let path = root.join("dev/null");
         rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).unwrap();
@@ -268,6 +268,33 @@ fn a_tree_arrives_and_only_what_lacks_travels() {
     let nothing = bench.folder("nothing");
     assert_eq!(bench.ship(&nothing, &to).chunks, 0);
     assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+}
+
+#[test]
+fn without_root_what_only_root_may_do_is_an_error_or_counted() {
+    // A folder of the system, with files that are root's.
+    let from = Path::new("/etc/cron.d");
+    if is_root() || !from.is_dir() {
+        return;
+    }
+    let bench = Bench::new();
+    let to = bench.folder("to");
+    let attempt = |target| {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        let mut source = Folder::open(from).unwrap();
+        let sender = TreeSender::new(&mut source, &|_| {}).unwrap();
+        std::thread::scope(|scope| {
+            let taking = scope.spawn(move || TreeReceiver::new(target).run(&mut there, &|_| {}));
+            (sender.run(&mut here, &|_| {}), taking.join().unwrap())
+        })
+    };
+    let (sent, taken) = attempt(TreeTarget::open(&to).unwrap());
+    assert!(matches!(&taken, Err(ShipmentError::Target(why)) if why.contains("owner")), "{taken:?}");
+    assert!(matches!(sent, Err(ShipmentError::Refused(_))), "{sent:?}");
+    let (sent, taken) = attempt(TreeTarget::open(&to).unwrap().tolerant());
+    let (_, findings) = taken.unwrap();
+    assert!(findings.iter().all(|finding| finding.what == What::Owner) && !findings.is_empty(), "{findings:?}");
+    assert_eq!(sent.unwrap().findings, findings.len() as u64);
 }
 
 /// A tree of few names and few different chunks, so that everything can be anywhere.
