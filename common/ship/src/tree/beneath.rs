@@ -50,6 +50,13 @@ impl Beneath {
         Ok(Self { root, device })
     }
 
+    /// Opens the root of a file system that has no path. It stays mounted as long as this is open.
+    pub(super) fn at(root: &OwnedFd) -> io::Result<Self> {
+        let root = fs::openat(root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let device = fs::fstat(&root)?.st_dev;
+        Ok(Self { root, device })
+    }
+
     /// A way into it, for one thread.
     pub(super) fn way(&self) -> Way<'_> {
         Way { beneath: self, last: None }

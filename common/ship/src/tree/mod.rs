@@ -10,6 +10,7 @@ mod beneath;
 mod entry;
 mod hash;
 mod manifest;
+mod mounted;
 mod plan;
 mod receive;
 mod send;
@@ -29,7 +30,8 @@ pub use entry::{
     XATTR_VALUE, XATTRS, Xattr, Xattrs,
 };
 pub use manifest::{CHUNKS, DecodeError, ENTRIES, Manifest};
-pub use receive::TreeReceiver;
+pub use mounted::{Mounted, Origin};
+pub use receive::{Ground, TreeReceiver};
 pub use send::TreeSender;
 use serde::Serialize;
 pub use sink::{Finding, Findings, TreeTarget, What};

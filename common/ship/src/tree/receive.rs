@@ -9,27 +9,42 @@ use super::Shipped;
 use super::beneath::{Failure, Found};
 use super::entry::{Entry, Inode, Kind, Node, cells_of};
 use super::manifest::Manifest;
+use super::mounted::Origin;
 use super::plan::{Index, Plan, plan};
 use super::sink::{Findings, TreeTarget, What, Writer, is_kernels};
 use super::talk::watched;
-use super::wire::{Frame, PACK, read_manifest, unpack};
+use super::wire::{Frame, Hello, PACK, read_manifest, unpack};
 use crate::shipment::wire::{Message, refuse, write_wants};
 use crate::shipment::{Phase, Progress, ShipmentError, Stream, Tell, block_digest, hex, processors};
 
 /// Packs that wait to be unpacked, checked and written, for each thread.
 const WAITING: usize = 8;
 
+/// Makes what a tree is to be written to, when it is known where the tree comes from.
+pub type Ground<'g> = Box<dyn Fn(&Origin) -> Result<TreeTarget, ShipmentError> + Send + Sync + 'g>;
+
+enum Place<'g> {
+    Open(TreeTarget),
+    Made(Ground<'g>),
+}
+
 /// Takes one tree.
-pub struct TreeReceiver {
-    target: TreeTarget,
+pub struct TreeReceiver<'g> {
+    place: Place<'g>,
     began: Instant,
 }
 
-impl TreeReceiver {
+impl<'g> TreeReceiver<'g> {
     /// Takes a tree into `target`.
     #[must_use]
     pub fn new(target: TreeTarget) -> Self {
-        Self { target, began: Instant::now() }
+        Self { place: Place::Open(target), began: Instant::now() }
+    }
+
+    /// Takes a tree onto what `ground` makes for it, at each attempt: it must not take away what an earlier one left.
+    #[must_use]
+    pub fn onto(ground: Ground<'g>) -> Self {
+        Self { place: Place::Made(ground), began: Instant::now() }
     }
 
     /// Takes it over one connection. What could not be made as it should be, and was tolerated, comes with the result.
@@ -40,8 +55,6 @@ impl TreeReceiver {
         let result = self.attempt(stream, tell);
         if let Err(error) = &result {
             refuse(stream, error);
-            // So that the next attempt finds it, whatever becomes of the machine.
-            let _ = self.target.beneath.sync();
         }
         result
     }
@@ -51,15 +64,58 @@ impl TreeReceiver {
             return Err(ShipmentError::Protocol("a shipment begins otherwise"));
         };
         let manifest = read_manifest(stream, &hello)?;
-        let index = Index::of(&manifest)?;
-        let plan = self.compare(&manifest, &index, stream, tell)?;
-        let (plan, findings) = plan;
+        let made;
+        let target = match &self.place {
+            Place::Open(target) => target,
+            Place::Made(ground) => {
+                made = patiently(stream, || ground(&hello.origin))?;
+                &made
+            }
+        };
+        let attempt = Attempt { target, began: self.began };
+        let result = attempt.run(&manifest, &hello, stream, tell);
+        if result.is_err() {
+            // So that the next attempt finds what came, whatever becomes of the machine.
+            let _ = target.beneath.sync();
+        }
+        result
+    }
+}
+
+/// Does `work` while the sender hears that we are there.
+fn patiently<T: Send>(
+    stream: &mut dyn Stream,
+    work: impl FnOnce() -> Result<T, ShipmentError> + Send,
+) -> Result<T, ShipmentError> {
+    let say = |done: u64| {
+        Message::At(done).write(stream)?;
+        stream.flush().map_err(ShipmentError::Connection)
+    };
+    watched(&AtomicU64::new(0), say, |_| work())?
+}
+
+/// One connection.
+struct Attempt<'t> {
+    target: &'t TreeTarget,
+    began: Instant,
+}
+
+impl Attempt<'_> {
+    fn run(
+        &self,
+        manifest: &Manifest,
+        hello: &Hello,
+        stream: &mut dyn Stream,
+        tell: Tell<'_>,
+    ) -> Result<(Shipped, Findings), ShipmentError> {
+        let index = Index::of(manifest)?;
+        let (plan, findings) = self.compare(manifest, &index, stream, tell)?;
         let wants = plan.wants(&index);
         write_wants(stream, &wants)?;
         let sent = wants.iter().filter(|wanted| **wanted).count() as u64;
-        let sent_bytes = Taking::new(self, &manifest, &index, &plan, &wants).run(sent, stream, tell)?;
+        let sent_bytes = Taking::new(self.target, manifest, &index, &plan, &wants).run(sent, stream, tell)?;
         drop(plan);
-        let findings = self.settle(&manifest, findings, stream, tell)?;
+        let findings = self.settle(manifest, findings, stream, tell)?;
         Frame::Done(findings.len() as u64).write(stream)?;
         stream.flush().map_err(ShipmentError::Connection)?;
         let shipped = Shipped {
@@ -194,7 +250,7 @@ fn difference(wanted: &Inode, now: &Inode, is_coarse: bool, passed: impl Fn(What
 
 /// Takes the chunks that come: unpacked, checked and written on all processors.
 struct Taking<'r> {
-    receiver: &'r TreeReceiver,
+    target: &'r TreeTarget,
     manifest: &'r Manifest,
     index: &'r Index,
     plan: &'r Plan,
@@ -205,14 +261,14 @@ struct Taking<'r> {
 
 impl<'r> Taking<'r> {
     fn new(
-        receiver: &'r TreeReceiver,
+        target: &'r TreeTarget,
         manifest: &'r Manifest,
         index: &'r Index,
         plan: &'r Plan,
         wants: &'r [bool],
     ) -> Self {
         let came = wants.iter().map(|_| AtomicBool::new(false)).collect();
-        Self { receiver, manifest, index, plan, wants, came, done: AtomicU64::new(0) }
+        Self { target, manifest, index, plan, wants, came, done: AtomicU64::new(0) }
     }
 
     fn run(&self, of: u64, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<u64, ShipmentError> {
@@ -225,7 +281,7 @@ impl<'r> Taking<'r> {
                 lanes.push(send);
                 let failed = &failed;
                 scope.spawn(move || {
-                    let mut writer = self.receiver.target.writer(self.manifest);
+                    let mut writer = self.target.writer(self.manifest);
                     let mut buffer = vec![0; PACK];
                     for pack in receive {
                         if let Err(error) = self.put(&pack, &mut writer, &mut buffer) {
@@ -279,7 +335,7 @@ impl<'r> Taking<'r> {
                 return Err(ShipmentError::Protocol("a chunk is not what the manifest says"));
             }
             for (at, cell) in self.plan.places(id) {
-                writer.put(at, cell, chunk).map_err(|failure| self.receiver.target.fail(&failure))?;
+                writer.put(at, cell, chunk).map_err(|failure| self.target.fail(&failure))?;
             }
             self.done.fetch_add(1, Ordering::Relaxed);
             rest = more;

@@ -72,7 +72,7 @@ impl<'s> TreeSender<'s> {
 
     fn attempt(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
         let (digest, bytes) = self.manifest.summary();
-        Frame::Hello(Hello { bytes, digest }).write(stream)?;
+        Frame::Hello(Hello { bytes, digest, origin: self.source.origin() }).write(stream)?;
         write_manifest(stream, &self.manifest)?;
         let of = self.index.len() as u64;
         let wants = read_wants(stream, self.index.len(), &mut |done| {

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::beneath::{Beneath, Failure, Found, Place, Way, changed_at, walk};
 use super::entry::{Device, Entry, Inode, Kind, Node, TreePath, cell_length};
 use super::manifest::Manifest;
+use super::mounted::Mounted;
 use super::plan::{Aside, Plan};
 use crate::shipment::{BLOCK, ShipmentError};
 
@@ -69,6 +70,16 @@ impl TreeTarget {
         let beneath =
             Beneath::open(path).map_err(|error| ShipmentError::Target(format!("{}: {error}", path.display())))?;
         Ok(Self { beneath, path: path.to_owned(), tolerates: false })
+    }
+
+    /// The root of a file system that is mounted nowhere else. `name` is for messages.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn on(mounted: &Mounted, name: &Path) -> Result<Self, ShipmentError> {
+        let beneath = Beneath::at(mounted.root())
+            .map_err(|error| ShipmentError::Target(format!("{}: {error}", name.display())))?;
+        Ok(Self { beneath, path: name.to_owned(), tolerates: false })
     }
 
     /// Lets pass what only root may do: owners, devices, and attributes that are refused count as findings then.

@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 use super::beneath::{Beneath, Failure, Found, walk};
 use super::entry::{Entry, Node, cell_length, cells_of};
 use super::manifest::Manifest;
+use super::mounted::{Mounted, Origin};
 use super::talk::watched;
 use crate::shipment::{BLOCK, BlockDigest, Phase, Progress, ShipmentError, Tell};
 
@@ -19,6 +20,11 @@ pub trait TreeSource: Sync {
     /// # Errors
     /// It cannot be read, or is no tree that can be shipped.
     fn manifest(&mut self, tell: Tell<'_>) -> Result<Manifest, ShipmentError>;
+
+    /// The file system that it is the root of, if it is one.
+    fn origin(&self) -> Origin {
+        Origin::default()
+    }
 
     /// Something that reads its files, for one thread.
     fn reader(&self) -> Box<dyn TreeReader + '_>;
@@ -46,6 +52,7 @@ pub struct Folder {
     path: PathBuf,
     /// Of all names, times and numbers when the manifest was made.
     print: Option<BlockDigest>,
+    origin: Origin,
 }
 
 impl Folder {
@@ -56,7 +63,17 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Self, ShipmentError> {
         let beneath =
             Beneath::open(path).map_err(|error| ShipmentError::Source(format!("{}: {error}", path.display())))?;
-        Ok(Self { beneath, path: path.to_owned(), print: None })
+        Ok(Self { beneath, path: path.to_owned(), print: None, origin: Origin::default() })
+    }
+
+    /// The root of a file system that is mounted nowhere else. `name` is for messages.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn on(mounted: &Mounted, name: &Path, origin: Origin) -> Result<Self, ShipmentError> {
+        let beneath = Beneath::at(mounted.root())
+            .map_err(|error| ShipmentError::Source(format!("{}: {error}", name.display())))?;
+        Ok(Self { beneath, path: name.to_owned(), print: None, origin })
     }
 
     fn fail(&self, failure: &Failure) -> ShipmentError {
@@ -101,6 +118,10 @@ impl TreeSource for Folder {
         self.print = Some(seen);
         self.unchanged()?;
         manifest_of(found).map_err(|error| ShipmentError::Source(format!("{}: {error}", self.path.display())))
+    }
+
+    fn origin(&self) -> Origin {
+        self.origin
     }
 
     fn reader(&self) -> Box<dyn TreeReader + '_> {

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 
 use super::manifest::{DecodeError, Hashing, Manifest};
+use super::mounted::Origin;
 use crate::shipment::wire::{MESSAGE, Message, read_raw, write_raw};
 use crate::shipment::{BLOCK, BlockDigest, ShipmentError};
 
@@ -48,6 +49,8 @@ pub(super) struct Hello {
     pub(super) bytes: u64,
     /// The digest over the whole.
     pub(super) digest: BlockDigest,
+    /// Where it comes from.
+    pub(super) origin: Origin,
 }
 
 fn protocol(what: &'static str) -> ShipmentError {
@@ -63,6 +66,8 @@ impl Frame {
                 body.extend(u32::try_from(BLOCK).unwrap_or(0).to_le_bytes());
                 body.extend(hello.bytes.to_le_bytes());
                 body.extend(hello.digest);
+                body.extend(hello.origin.uuid);
+                body.extend(hello.origin.label);
                 write_raw(to, HELLO, &body)
             }
             Self::Piece(pack) => write_raw(to, PIECE, pack),
@@ -102,12 +107,15 @@ fn hello(body: &[u8]) -> Result<Hello, ShipmentError> {
     if u32::from_le_bytes(*chunk) as usize != BLOCK {
         return Err(protocol("its chunks are of another size"));
     }
-    let (bytes, digest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+    let (bytes, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+    let (digest, rest) = rest.split_first_chunk::<32>().ok_or_else(short)?;
+    let (uuid, label) = rest.split_first_chunk::<16>().ok_or_else(short)?;
+    let origin = Origin { uuid: *uuid, label: label.try_into().map_err(|_| short())? };
     let bytes = u64::from_le_bytes(*bytes);
     if bytes > MANIFEST {
         return Err(protocol("the manifest is too large"));
     }
-    Ok(Hello { bytes, digest: digest.try_into().map_err(|_| short())? })
+    Ok(Hello { bytes, digest: *digest, origin })
 }
 
 /// Makes packs: a byte that says whether it is compressed, and the bytes.
@@ -255,10 +263,10 @@ mod tests {
             let mut out = Vec::new();
             write_manifest(&mut out, &manifest).expect("written");
             let (digest, bytes) = manifest.summary();
-            let mut rest = &out[..];
-            prop_assert_eq!(read_manifest(&mut rest, &Hello { bytes, digest }).expect("read"), manifest);
+            let (mut rest, origin) = (&out[..], Origin::default());
+            prop_assert_eq!(read_manifest(&mut rest, &Hello { bytes, digest, origin }).expect("read"), manifest);
             prop_assert!(rest.is_empty());
-            for hello in [Hello { bytes: bytes + 1, digest }, Hello { bytes: bytes - 1, digest }, Hello { bytes, digest: [0; 32] }] {
+            for hello in [Hello { bytes: bytes + 1, digest, origin }, Hello { bytes: bytes - 1, digest, origin }, Hello { bytes, digest: [0; 32], origin }] {
                 prop_assert!(read_manifest(&mut &out[..], &hello).is_err());
             }
         }
@@ -269,7 +277,7 @@ mod tests {
             let mut framed = Vec::new();
             write_raw(&mut framed, kind, &bytes).expect("written");
             let _ = Frame::read(&mut &framed[..]);
-            let _ = read_manifest(&mut &framed[..], &Hello { bytes: 300, digest: [0; 32] });
+            let _ = read_manifest(&mut &framed[..], &Hello { bytes: 300, digest: [0; 32], origin: Origin::default() });
             let _ = unpack(&bytes, &mut vec![0; PACK]);
         }
     }
@@ -277,7 +285,7 @@ mod tests {
     #[test]
     fn every_message_survives() {
         let all = [
-            Frame::Hello(Hello { bytes: 9, digest: [7; 32] }),
+            Frame::Hello(Hello { bytes: 9, digest: [7; 32], origin: Origin { uuid: [1; 16], label: [2; 16] } }),
             Frame::Piece(vec![0, 1]),
             Frame::Chunks(vec![1]),
             Frame::Done(3),
@@ -290,7 +298,9 @@ mod tests {
         }
         // An end that only knows blocks says that it does not know this.
         let mut out = Vec::new();
-        Frame::Hello(Hello { bytes: 9, digest: [7; 32] }).write(&mut out).expect("written");
+        Frame::Hello(Hello { bytes: 9, digest: [7; 32], origin: Origin { uuid: [1; 16], label: [2; 16] } })
+            .write(&mut out)
+            .expect("written");
         assert!(matches!(Message::read(&mut &out[..]), Err(ShipmentError::Protocol(_))));
         // A bomb does not unpack.
         let bomb = [&[1][..], &zstd::bulk::compress(&vec![0; PACK + 1], 3).expect("packed")].concat();

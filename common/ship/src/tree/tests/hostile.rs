@@ -12,7 +12,7 @@ fn offer(to: &Path, bytes: &[u8]) -> ShipmentError {
         hash.write_all(bytes).unwrap();
         hash.finish()
     };
-    Frame::Hello(Hello { bytes: bytes.len() as u64, digest }).write(&mut here).unwrap();
+    Frame::Hello(Hello { bytes: bytes.len() as u64, digest, origin: Origin::default() }).write(&mut here).unwrap();
     Frame::Piece([&[0], bytes].concat()).write(&mut here).unwrap();
     here.shutdown(std::net::Shutdown::Write).unwrap();
     let receiver = TreeReceiver::new(TreeTarget::open(to).unwrap());
