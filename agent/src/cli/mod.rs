@@ -2,6 +2,7 @@
 
 mod check;
 mod fit;
+mod form;
 mod install;
 mod online;
 mod plan;
