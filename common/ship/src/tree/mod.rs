@@ -8,6 +8,7 @@
 
 mod beneath;
 mod entry;
+mod ext;
 mod hash;
 mod manifest;
 mod mounted;
@@ -29,6 +30,7 @@ pub use entry::{
     Content, Device, Entry, FILE_BYTES, Inode, Kind, LINK, NAME, Node, PATH, PathError, Run, Time, TreePath,
     XATTR_VALUE, XATTRS, Xattr, Xattrs,
 };
+pub use ext::{ExtError, ExtImage};
 pub use manifest::{CHUNKS, DecodeError, ENTRIES, Manifest};
 pub use mounted::{Mounted, Origin};
 pub use receive::{Ground, TreeReceiver};
