@@ -23,7 +23,7 @@ pub(super) enum Form {
 
 /// Options of the tree form.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct FormOptions {
     /// In which form it comes
     #[arg(long, value_enum, default_value_t = Form::Block, conflicts_with = "job")]
     pub(super) form: Form,
@@ -52,7 +52,7 @@ pub(super) enum Taker {
 }
 
 impl Taker {
-    pub(super) fn new(options: &Options, target: &Path, bases: &[PathBuf]) -> Result<Self, ShipmentError> {
+    pub(super) fn new(options: &FormOptions, target: &Path, bases: &[PathBuf]) -> Result<Self, ShipmentError> {
         if options.form == Form::Block {
             return Ok(Self::Block(Receiver::new(Target::open(target)?, bases)?));
         }

@@ -14,7 +14,7 @@ use rocks_ship::shipment::{Phase, Progress, ShipmentError};
 use rocks_ship::transport::{self, Caller, Door, Options, Tcp, Transport, Udt};
 use rustls_pki_types::ServerName;
 
-use super::form::{self, Taker};
+use super::form::{FormOptions, Taker};
 use super::{Format, fit, online};
 use crate::config::Config;
 use crate::identity::Identity;
@@ -79,7 +79,7 @@ pub(super) struct Args {
     #[command(flatten)]
     fitting: fit::Options,
     #[command(flatten)]
-    form: form::Options,
+    form: FormOptions,
 }
 
 /// What came of it: a text for people or programs, or an exit code and what was wrong.
