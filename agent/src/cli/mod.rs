@@ -170,3 +170,13 @@ fn pages(command: &clap::Command, folder: &std::path::Path) -> std::io::Result<(
     }
     clap_mangen::Man::new(command.clone()).section("8").generate_to(folder).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_of_all_commands_fit_together() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -96,3 +96,20 @@ fn a_target_that_loses_what_was_written_is_found() {
         bench.ship(&from, &to);
     }
 }
+
+#[test]
+fn what_an_interrupted_attempt_moved_aside_is_used_and_removed() {
+    let bench = Bench::new();
+    let (from, to) = (bench.folder("from"), bench.folder("to"));
+    fs::write(from.join("a"), noise(1, 3 * BLOCK)).unwrap();
+    fs::write(to.join("a"), noise(2, 50)).unwrap();
+    fs::create_dir_all(to.join(".rocks-ship-aside/0/deep")).unwrap();
+    fs::write(to.join(".rocks-ship-aside/0/deep/a"), noise(1, 3 * BLOCK)).unwrap();
+    assert_eq!(bench.ship(&from, &to).sent, 0);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    // A tree that has something of that name keeps it.
+    fs::create_dir(from.join(".rocks-ship-aside")).unwrap();
+    fs::rename(from.join("a"), from.join(".rocks-ship-aside/b")).unwrap();
+    assert_eq!(bench.ship(&from, &to).sent, 0);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+}
