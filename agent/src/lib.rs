@@ -11,6 +11,7 @@ pub mod execute;
 pub mod fetch;
 pub mod files;
 pub mod fit;
+pub mod ground;
 pub mod identity;
 pub mod imds;
 pub mod journal;

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rocks_common::ids::HostName;
-use rocks_ship::shipment::{Sender, ShipmentError, Shipped, Source, Tell};
+use rocks_ship::shipment::{Sender, ShipmentError, Shipped, Source, Stream, Tell};
 use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
+use rocks_ship::tree::{self, ExtImage, TreeSender};
 use serde::{Deserialize, Serialize};
 
 use crate::ca::{Authority, CaError};
@@ -42,6 +43,17 @@ impl Way {
             Self::Tcp => Box::new(Tcp::new(options)),
         }
     }
+}
+
+/// In which form an image is shipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// The disk as it is, with partitions and bootloader.
+    #[default]
+    Block,
+    /// The files of its root, onto a file system that the receiver makes.
+    Tree,
 }
 
 /// Why an image was not shipped.
@@ -86,7 +98,7 @@ pub struct Order<'o> {
     pub rate: Option<u64>,
 }
 
-/// Ships an image. Blocks; `stop` ends it.
+/// Ships an image as a disk. Blocks; `stop` ends it.
 ///
 /// # Errors
 /// See [`ShipError`]. What arrived stays at the receiver, and the same again goes on from there.
@@ -100,16 +112,47 @@ pub fn ship(
     let tls = tls(authority, names)?;
     let source = Source::open(order.image)?;
     let sender = Sender::new(&source, tell)?;
+    deliver(order, &tls, (stop, &sender.stop()), tell, &|stream, tell| sender.run(stream, tell))
+}
+
+/// Ships the files of an image's root. Blocks; `stop` ends it.
+///
+/// # Errors
+/// See [`ShipError`]. What arrived stays at the receiver, and the same again goes on from there.
+pub fn ship_tree(
+    order: &Order<'_>,
+    authority: &Authority,
+    names: &[String],
+    stop: &Arc<AtomicBool>,
+    tell: Tell<'_>,
+) -> Result<tree::Shipped, ShipError> {
+    let tls = tls(authority, names)?;
+    let mut source = ExtImage::root_of(order.image)?;
+    let sender = TreeSender::new(&mut source, tell)?;
+    deliver(order, &tls, (stop, &sender.stop()), tell, &|stream, tell| sender.run(stream, tell))
+}
+
+/// One attempt to ship.
+type Attempt<'a, T> = &'a dyn Fn(&mut dyn Stream, Tell<'_>) -> Result<T, ShipmentError>;
+
+/// Connects, and makes attempts until one comes to its end. When the first of `stops` is set it sets the second.
+fn deliver<T>(
+    order: &Order<'_>,
+    tls: &Arc<rustls::ServerConfig>,
+    (stop, stops): (&AtomicBool, &AtomicBool),
+    tell: Tell<'_>,
+    attempt: Attempt<'_, T>,
+) -> Result<T, ShipError> {
     let options = Options { rate: order.rate, patience: SILENCE, ..Options::default() };
     let way = order.way.transport(options);
     let mut pause = PAUSES.0;
     let mut last_heard = Instant::now();
     loop {
         if stop.load(Ordering::Relaxed) {
-            sender.stop().store(true, Ordering::Relaxed);
+            stops.store(true, Ordering::Relaxed);
         }
         let failed = match way.connect(order.to).map_err(|error| error.to_string()).and_then(|connection| {
-            transport::secure_server(connection, &tls).map_err(|error| format!("it was not let in: {error}"))
+            transport::secure_server(connection, tls).map_err(|error| format!("it was not let in: {error}"))
         }) {
             Ok(mut stream) => {
                 let chain = stream.peer_certificates().and_then(|chain| chain.first());
@@ -121,11 +164,11 @@ pub fn ship(
                 pause = PAUSES.0;
                 let watch = |progress| {
                     if stop.load(Ordering::Relaxed) {
-                        sender.stop().store(true, Ordering::Relaxed);
+                        stops.store(true, Ordering::Relaxed);
                     }
                     tell(progress);
                 };
-                match sender.run(&mut stream, &watch) {
+                match attempt(&mut stream, &watch) {
                     Ok(shipped) => {
                         // It has been proved; how the connection ends does not matter.
                         let _ = stream.finish();

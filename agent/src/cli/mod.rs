@@ -2,6 +2,7 @@
 
 mod check;
 mod fit;
+mod form;
 mod install;
 mod online;
 mod plan;
@@ -168,4 +169,14 @@ fn pages(command: &clap::Command, folder: &std::path::Path) -> std::io::Result<(
         pages(below, folder)?;
     }
     clap_mangen::Man::new(command.clone()).section("8").generate_to(folder).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_of_all_commands_fit_together() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use rocks_common::diag::Severity;
 use rocks_common::wire::{Finding, Outcome, Report};
-use rocks_ship::shipment::{Phase, Progress, Receiver, ShipmentError, Target};
+use rocks_ship::shipment::{Phase, Progress, ShipmentError};
 use rocks_ship::transport::{self, Caller, Door, Options, Tcp, Transport, Udt};
 use rustls_pki_types::ServerName;
 
+use super::form::{FormOptions, Taker};
 use super::{Format, fit, online};
 use crate::config::Config;
 use crate::identity::Identity;
@@ -54,7 +55,7 @@ pub(super) fn trust(identity: &Identity) -> anyhow::Result<(Arc<rustls::ClientCo
 /// Receive one image from the frontend.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where it is written: a block device, or a file that is made
+    /// Where it is written: a block device, or a file that is made; with `--form tree` a folder or a block device
     #[arg(long, value_name = "PATH", conflicts_with = "job")]
     target: Option<PathBuf>,
     /// Do the job in this file, which user data brought: wait for its EBS volume, receive onto it, fit it, and tell the frontend
@@ -77,6 +78,8 @@ pub(super) struct Args {
     fit: bool,
     #[command(flatten)]
     fitting: fit::Options,
+    #[command(flatten)]
+    form: FormOptions,
 }
 
 /// What came of it: a text for people or programs, or an exit code and what was wrong.
@@ -188,7 +191,7 @@ fn told(identity: &Identity, began: jiff::Timestamp, ended: &Ended) -> Report {
 fn take(args: &Args, place: &Place, identity: &Identity, format: Format, output: &mut Output<'_>) -> Ended {
     let fitting = place.fit.then(|| fit::prepare(&args.fitting)).transpose().map_err(|message| failed(&message))?;
     let prepared = trust(identity).and_then(|(tls, name)| {
-        let receiver = Receiver::new(Target::open(&place.target)?, &args.bases)?;
+        let receiver = Taker::new(&args.form, &place.target, &args.bases)?;
         let carrier = args.transport.carrier(Options { patience: SILENCE, ..Options::default() });
         let listener = carrier.listen(place.listen)?;
         let prove = move |connection| transport::secure_client(connection, &tls, name.clone());
@@ -209,7 +212,7 @@ fn take(args: &Args, place: &Place, identity: &Identity, format: Format, output:
         };
         let progress = Lines::default();
         match receiver.run(&mut *stream, &|at| progress.tell(at)) {
-            Ok(shipped) => {
+            Ok(taken) => {
                 // The sender has the proof already; that the end arrives too is a courtesy.
                 let _ = stream.finish();
                 // What was proved is what was shipped; only then it is changed. The same volume can take the next shipment all the same:
@@ -225,17 +228,11 @@ fn take(args: &Args, place: &Place, identity: &Identity, format: Format, output:
                 phase("done", None);
                 return Ok(match format {
                     Format::Json => {
-                        let done = serde_json::json!({"api_version": "rocks/v1", "shipped": shipped, "fitted": fitted});
+                        let done =
+                            serde_json::json!({"api_version": "rocks/v1", "shipped": taken.shipped, "fitted": fitted});
                         done.to_string() + "\n"
                     }
-                    Format::Human => format!(
-                        "received {} bytes, {} of {} blocks, verified: {}\n{}",
-                        shipped.bytes,
-                        shipped.sent,
-                        shipped.blocks,
-                        shipped.digest,
-                        fitted.map(|fitted| fitted.render()).unwrap_or_default()
-                    ),
+                    Format::Human => taken.text + &fitted.map(|fitted| fitted.render()).unwrap_or_default(),
                 });
             }
             Err(error @ (ShipmentError::Connection(_) | ShipmentError::Refused(_))) => {

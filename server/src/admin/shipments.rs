@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::Admin;
 use super::distro::lines;
 use super::problem::{Failure, Input};
-use crate::ship::{self, Order, ShipError, Way};
+use crate::ship::{self, Form, Order, ShipError, Way};
 
 /// How often a client hears of progress.
 const EVERY: Duration = Duration::from_millis(200);
@@ -35,6 +35,8 @@ pub(super) struct ShipOrder {
     /// Bits a second.
     #[serde(default)]
     rate: Option<u64>,
+    #[serde(default)]
+    form: Form,
 }
 
 /// The disk that somebody means.
@@ -88,10 +90,14 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ShipO
         let stop = Arc::new(AtomicBool::new(false));
         let (ending, told) = (stop.clone(), lines.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let tell = teller(told);
+            let (tell, form) = (teller(told), order.form);
             let order =
                 Order { image: &image, host: &order.host, to, way: order.transport, rate: order.rate.map(|r| r / 8) };
-            ship::ship(&order, &admin.authority, &admin.config.names, &stop, &tell)
+            let (authority, names) = (&admin.authority, &admin.config.names);
+            Ok(match form {
+                Form::Block => json!(ship::ship(&order, authority, names, &stop, &tell)?),
+                Form::Tree => json!(ship::ship_tree(&order, authority, names, &stop, &tell)?),
+            })
         });
         let done = tokio::select! {
             done = work => done,
@@ -100,9 +106,9 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ShipO
                 return Err(Failure::bad("interrupted", "nobody waits for the shipment any more"));
             }
         };
-        let shipped = done
-            .map_err(|error| Failure::internal(&error))?
-            .map_err(|error| failure(&error).hint("what arrived is kept there; the same command goes on from it"))?;
-        serde_json::to_value(shipped).map_err(|error| Failure::internal(&error))
+        let shipped = done.map_err(|error| Failure::internal(&error))?.map_err(|error: ShipError| {
+            failure(&error).hint("what arrived is kept there; the same command goes on from it")
+        })?;
+        Ok(shipped)
     }))
 }

@@ -424,7 +424,11 @@ pub(super) static COMMANDS: &[Entry] = &[
             ("host", "the host that receives it (needed)"),
             ("to", "its address and port (needed)"),
             ("transport", "udt (default) or tcp"),
-            ("rate", "the most bits a second")
+            ("rate", "the most bits a second"),
+            (
+                "form",
+                "block (default): the disk as it is; tree: the files of its root, to `rocks-agent receive --form tree`"
+            )
         ],
         words = Words::Image,
         example = "rocks ship image lite host=receiver-0-0 to=198.51.100.7:8444"

@@ -91,18 +91,26 @@ fn image_or_path(c: &Context<'_>, word: &str) -> Result<String, Refusal> {
 pub(super) fn ship(c: &Context<'_>) -> Done {
     let rate = c.key("rate").map(|_| c.number("rate", 0)).transpose()?;
     let body = json!({"image": image_or_path(c, &c.names[0])?, "host": needed(c, "host")?, "to": needed(c, "to")?,
-                      "transport": c.key("transport").unwrap_or("udt"), "rate": rate});
+                      "transport": c.key("transport").unwrap_or("udt"), "rate": rate,
+                      "form": c.key("form").unwrap_or("block")});
     let shipped = c.long("/api/v1/shipments", &body)?;
     let text = || {
-        format!(
-            "shipped {} bytes in {:.1} s: {} of {} blocks travelled as {} bytes; verified there: {}\n",
+        let (unit, of) = match shipped.get("chunks") {
+            Some(chunks) => ("chunks", chunks),
+            None => ("blocks", &shipped["blocks"]),
+        };
+        let mut text = format!(
+            "shipped {} bytes in {:.1} s: {} of {of} {unit} travelled as {} bytes; verified there: {}\n",
             shipped["bytes"],
             shipped["took"].as_f64().unwrap_or(0.0),
             shipped["sent"],
-            shipped["blocks"],
             shipped["sent_bytes"],
             shipped["digest"].as_str().unwrap_or_default()
-        )
+        );
+        if let Some(findings) = shipped["findings"].as_u64().filter(|findings| *findings > 0) {
+            text.push_str(&format!("{findings} things are not there as they are here; the receiver says which\n"));
+        }
+        text
     };
     Ok((c.one(&shipped, text), Exit::Ok))
 }

@@ -35,6 +35,20 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }
 
+/// The UUID and the label of the ext2, ext3 or ext4 file system at `place`, whatever its state; nothing if it is none.
+///
+/// # Errors
+/// The image cannot be read.
+pub fn names(file: &File, place: &Range<u64>) -> io::Result<Option<([u8; 16], [u8; 16])>> {
+    let mut sb = [0; 1024];
+    if place.end.saturating_sub(place.start) < 2 * SUPERBLOCK {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut sb, place.start + SUPERBLOCK)?;
+    let sixteen = |at: usize| sb.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; 16]);
+    Ok((u16_at(&sb, 56) == MAGIC).then(|| (sixteen(104), sixteen(120))))
+}
+
 /// What is free of the file system that is at `place`, in bytes of the image; nothing if it is none that we know.
 pub(super) fn free(file: &File, place: &Range<u64>) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut sb = [0; 1024];

@@ -10,7 +10,7 @@
 
 mod receive;
 mod send;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 pub use receive::{Receiver, Target};
+pub(crate) use send::processors;
 pub use send::{Sender, Source};
 use serde::Serialize;
 
@@ -48,7 +49,7 @@ pub struct Shipped {
     pub took: Duration,
 }
 
-fn seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(took.as_secs_f64())
 }
 
@@ -110,6 +111,14 @@ pub enum ShipmentError {
     Damaged {
         /// Its number.
         block: u64,
+    },
+    /// What was read back of a tree is not what was sent.
+    #[error("{path} is not what was sent when it is read back: {what}")]
+    Differs {
+        /// Where.
+        path: String,
+        /// What of it.
+        what: &'static str,
     },
 }
 

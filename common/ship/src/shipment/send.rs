@@ -114,7 +114,7 @@ impl Source {
     }
 }
 
-pub(super) fn processors() -> usize {
+pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -9,7 +9,7 @@ pub(super) const VERSION: u16 = 1;
 /// What the first message begins with.
 const MAGIC: &[u8; 8] = b"rocksimg";
 /// Most bytes of one message: a block that did not become smaller, a piece of the manifest.
-const MESSAGE: usize = 256 << 10;
+pub(crate) const MESSAGE: usize = 256 << 10;
 /// Blocks in one piece of the manifest.
 const PIECE: usize = 4096;
 /// Bytes of a refusal.
@@ -17,7 +17,7 @@ const REASON: usize = 1024;
 
 /// A message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// Sender: what comes.
     Hello {
         /// Bytes of the image.
@@ -48,7 +48,7 @@ fn protocol(what: &'static str) -> ShipmentError {
 }
 
 impl Message {
-    pub(super) fn write(&self, to: &mut dyn Write) -> Result<(), ShipmentError> {
+    pub(crate) fn write(&self, to: &mut dyn Write) -> Result<(), ShipmentError> {
         let mut body: Vec<u8> = Vec::new();
         let kind = match self {
             Self::Hello { bytes, digest } => {
@@ -90,18 +90,15 @@ impl Message {
                 8
             }
         };
-        let mut head = [kind, 0, 0, 0, 0];
-        head[1..].copy_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
-        let wrote = to.write_all(&head).and_then(|()| to.write_all(&body));
-        wrote.map_err(ShipmentError::Connection)
+        write_raw(to, kind, &body)
     }
 
-    pub(super) fn read(from: &mut dyn Read) -> Result<Self, ShipmentError> {
+    pub(crate) fn read(from: &mut dyn Read) -> Result<Self, ShipmentError> {
         let (kind, body) = read_raw(from)?;
         Self::parse(kind, body)
     }
 
-    fn parse(kind: u8, mut body: Vec<u8>) -> Result<Self, ShipmentError> {
+    pub(crate) fn parse(kind: u8, mut body: Vec<u8>) -> Result<Self, ShipmentError> {
         let number = |body: &[u8]| body.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
         Ok(match kind {
             0 => {
@@ -158,8 +155,15 @@ fn bit(bytes: &[u8], at: usize) -> bool {
     bytes.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
 }
 
+/// Writes a message: which, and what it says.
+pub(crate) fn write_raw(to: &mut dyn Write, kind: u8, body: &[u8]) -> Result<(), ShipmentError> {
+    let mut head = [kind, 0, 0, 0, 0];
+    head[1..].copy_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    to.write_all(&head).and_then(|()| to.write_all(body)).map_err(ShipmentError::Connection)
+}
+
 /// A message as it comes: which, and what it says.
-fn read_raw(from: &mut dyn Read) -> Result<(u8, Vec<u8>), ShipmentError> {
+pub(crate) fn read_raw(from: &mut dyn Read) -> Result<(u8, Vec<u8>), ShipmentError> {
     let mut head = [0; 5];
     from.read_exact(&mut head).map_err(ShipmentError::Connection)?;
     let [kind, length @ ..] = head;
@@ -213,7 +217,7 @@ pub(super) fn read_blocks(from: &mut dyn Read, bytes: u64) -> Result<Vec<Option<
 }
 
 /// Writes which blocks are wanted, in pieces.
-pub(super) fn write_wants(to: &mut dyn Write, wants: &[bool]) -> Result<(), ShipmentError> {
+pub(crate) fn write_wants(to: &mut dyn Write, wants: &[bool]) -> Result<(), ShipmentError> {
     for piece in wants.chunks(PIECE) {
         Message::Wants(piece.to_vec()).write(to)?;
     }
@@ -221,7 +225,7 @@ pub(super) fn write_wants(to: &mut dyn Write, wants: &[bool]) -> Result<(), Ship
 }
 
 /// Reads which of `count` blocks are wanted; `at` hears of blocks that were looked at before.
-pub(super) fn read_wants(
+pub(crate) fn read_wants(
     from: &mut dyn Read,
     count: usize,
     at: &mut dyn FnMut(u64),
@@ -247,7 +251,7 @@ pub(super) fn read_wants(
 }
 
 /// Tells the other end why we stop, as well as that goes.
-pub(super) fn refuse(to: &mut dyn Write, error: &ShipmentError) {
+pub(crate) fn refuse(to: &mut dyn Write, error: &ShipmentError) {
     if !matches!(error, ShipmentError::Connection(_) | ShipmentError::Refused(_)) {
         let _: Result<(), io::Error> =
             Message::Refuse(error.to_string()).write(to).map_err(io::Error::other).and_then(|()| to.flush());

@@ -1,0 +1,136 @@
+//! What a tree is received onto: a folder, or a volume that gets a file system, called like the one that the tree comes from.
+//!
+//! A volume that has that file system already keeps it: it is what an interrupted shipment left, or an earlier image, and most of what comes
+//! is there. It is mounted at no place, so that nobody sees it and nothing has to be unmounted, however we end.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use rocks_ship::shipment::ShipmentError;
+use rocks_ship::tree::{Mounted, Origin, TreeTarget};
+
+use crate::fit::{Volume, probe};
+use crate::process::{Processes, Task};
+
+/// How long making a file system may take: a large volume is discarded first.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// A file system that can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum FileSystem {
+    /// What a root has today
+    Ext4,
+    /// What it had when the first clouds began
+    Ext3,
+}
+
+impl FileSystem {
+    /// Its name for programs and the kernel.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Ext3 => "ext3",
+        }
+    }
+}
+
+/// Whether what is on a volume is the file system that a tree from `origin` is to be on.
+fn is_there(volumes: &[Volume], wanted: FileSystem, origin: &Origin) -> bool {
+    match volumes {
+        [volume] => {
+            let uuid = origin.uuid_text();
+            volume.number.is_none() && volume.kind == wanted.name() && (uuid.is_none() || volume.uuid == uuid)
+        }
+        _ => false,
+    }
+}
+
+/// What `mke2fs` is told.
+fn arguments(device: &str, wanted: FileSystem, origin: &Origin) -> Vec<String> {
+    let mut args = ["-q", "-F", "-t", wanted.name()].map(str::to_owned).to_vec();
+    for (option, value) in [("-U", origin.uuid_text()), ("-L", origin.label_text().map(str::to_owned))] {
+        args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+    }
+    args.push(device.to_owned());
+    args
+}
+
+/// Opens what a tree is received onto. A volume is formatted unless it has the right file system already.
+///
+/// # Errors
+/// It is neither a folder nor a volume, is in use, or cannot be formatted or mounted.
+pub fn ground(
+    path: &Path,
+    wanted: FileSystem,
+    origin: &Origin,
+    processes: &dyn Processes,
+) -> Result<TreeTarget, ShipmentError> {
+    let fail = |why: &dyn std::fmt::Display| ShipmentError::Target(format!("{}: {why}", path.display()));
+    let kind = std::fs::metadata(path).map_err(|error| fail(&error))?.file_type();
+    if kind.is_dir() {
+        return TreeTarget::open(path);
+    }
+    if !kind.is_block_device() {
+        return Err(fail(&"neither a folder nor a volume"));
+    }
+    // The kernel gives a volume that is mounted, or part of something else, to nobody who wants it alone.
+    let exclusive = i32::try_from(rustix::fs::OFlags::EXCL.bits()).unwrap_or(0);
+    let opened = OpenOptions::new().read(true).custom_flags(exclusive).open(path);
+    let device: File = opened.map_err(|error| fail(&format!("it cannot be had alone: {error}")))?;
+    let volumes = rocks_ship::image::length(&device).and_then(|bytes| probe::volumes(&device, bytes));
+    let is_there = is_there(&volumes.map_err(|error| fail(&error))?, wanted, origin);
+    drop(device);
+    if !is_there {
+        let args = arguments(&path.display().to_string(), wanted, origin);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let finished = processes.run(&Task::new("mke2fs", &args).limit(PATIENCE));
+        let finished = finished.map_err(|error| fail(&format!("mke2fs: {error}")))?;
+        if !finished.success() {
+            return Err(fail(&format!("mke2fs failed: {}", finished.text().trim())));
+        }
+    }
+    let mounted = Mounted::mount(wanted.name(), path, true);
+    TreeTarget::on(&mounted.map_err(|error| fail(&format!("it cannot be mounted: {error}")))?, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin { uuid: [0x11; 16], label: *b"root\0\0\0\0\0\0\0\0\0\0\0\0" }
+    }
+
+    #[test]
+    fn a_file_system_is_made_as_the_source_is_called_and_kept_when_it_is_there() {
+        let uuid = "11111111-1111-1111-1111-111111111111";
+        let args = arguments("/dev/xvdf", FileSystem::Ext3, &origin());
+        assert_eq!(args.join(" "), format!("-q -F -t ext3 -U {uuid} -L root /dev/xvdf"));
+        assert_eq!(arguments("/dev/xvdf", FileSystem::Ext4, &Origin::default()).join(" "), "-q -F -t ext4 /dev/xvdf");
+        let there = |kind, uuid: &str, number| {
+            let uuid = Some(uuid.to_owned());
+            vec![Volume { number, bytes: 0..1, kind, uuid, label: None, partuuid: None }]
+        };
+        assert!(is_there(&there("ext4", uuid, None), FileSystem::Ext4, &origin()));
+        assert!(is_there(&there("ext4", "other", None), FileSystem::Ext4, &Origin::default()));
+        for other in [there("ext3", uuid, None), there("ext4", "other", None), there("ext4", uuid, Some(1)), vec![]] {
+            assert!(!is_there(&other, FileSystem::Ext4, &origin()));
+        }
+    }
+
+    #[test]
+    fn what_is_neither_a_folder_nor_a_volume_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let processes = crate::process::System;
+        for path in [&file, &dir.path().join("missing")] {
+            let refused = ground(path, FileSystem::Ext4, &origin(), &processes);
+            assert!(matches!(refused, Err(ShipmentError::Target(_))));
+        }
+        assert!(ground(dir.path(), FileSystem::Ext4, &origin(), &processes).is_ok());
+    }
+}
