@@ -7,6 +7,7 @@ mod command;
 mod complaint;
 mod packages;
 mod script;
+mod unit;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -152,9 +153,7 @@ impl Executor<'_> {
         match &step.action {
             Action::Script(_) => {
                 if self.has_units() {
-                    let unit = unit_name(&format!("script-{}", step.id.0));
-                    let _ = systemctl(&["stop", &unit]);
-                    self.wait_forgotten(&unit);
+                    let _ = systemctl(&["stop", &unit::pattern(&format!("script-{}", step.id.0))]);
                 }
                 if leftover::end(&step.id.0, ENDING) {
                     Ok(Vec::new())
@@ -164,9 +163,9 @@ impl Executor<'_> {
             }
             Action::Packages(_) => {
                 let running = || {
-                    let unit = |unit: &str| {
-                        let state = systemctl(&["show", "--property=ActiveState", "--value", &unit_name(unit)]);
-                        state.is_ok_and(|state| !matches!(state.text().trim(), "inactive" | "failed" | ""))
+                    let unit = |work: &str| {
+                        let states = systemctl(&["show", "--property=ActiveState", "--value", &unit::pattern(work)]);
+                        states.is_ok_and(|states| unit::any_runs(&states.text()))
                     };
                     // What the packages' own scripts left running is none of ours to wait for.
                     let manager = |left: &leftover::Leftover| packages::MANAGERS.iter().any(|name| left.runs(name));
@@ -179,9 +178,6 @@ impl Executor<'_> {
                         return Err("the interrupted package transaction is still running".to_owned());
                     }
                     std::thread::sleep(Duration::from_millis(200));
-                }
-                if self.has_units() {
-                    ["install", "remove"].map(unit_name).iter().for_each(|unit| self.wait_forgotten(unit));
                 }
                 Ok(self.brought_in(step))
             }
@@ -233,18 +229,6 @@ impl Executor<'_> {
         after.into_iter().filter(|name| !before.contains(name)).collect()
     }
 
-    /// Waits until systemd has forgotten a unit that has ended: only then its name can be used again.
-    fn wait_forgotten(&self, unit: &str) {
-        let end = Instant::now() + FORGETTING;
-        let is_known = || {
-            let state = self.processes.run(&Task::new("systemctl", &["show", "--property=LoadState", "--value", unit]));
-            state.is_ok_and(|state| state.success() && state.text().trim() != "not-found")
-        };
-        while is_known() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     fn has_units(&self) -> bool {
         self.is_live() && self.config.transient_units && self.systemd_runs()
     }
@@ -255,7 +239,7 @@ impl Executor<'_> {
 
     /// Runs `task`, which belongs to `step`, in a transient unit of its own where systemd runs, so that it is outside the agent's sandbox,
     /// survives the agent's upgrade, and is found in the journal by its unit; as a plain process otherwise.
-    fn run_outside(&self, unit: &str, step: &Step, mut task: Task) -> std::io::Result<Finished> {
+    fn run_outside(&self, work: &str, step: &Step, mut task: Task) -> std::io::Result<Finished> {
         task.env.push((MARK.to_owned(), step.id.0.clone()));
         if !(self.has_units() && task.input.is_empty()) {
             return self.processes.run(&task);
@@ -268,7 +252,7 @@ impl Executor<'_> {
             "--pipe".to_owned(),
             "--collect".to_owned(),
             "--service-type=exec".to_owned(),
-            format!("--unit={}", unit_name(unit)),
+            format!("--unit={}", unit::fresh(work)),
             format!("--property=RuntimeMaxSec={}", task.limit.as_secs().max(1)),
             format!("--property=TimeoutStopSec={patience}"),
             "--setenv=LC_ALL=C.UTF-8".to_owned(),
@@ -293,14 +277,6 @@ impl Executor<'_> {
 const ENDING: Duration = Duration::from_secs(10);
 /// Most bytes of the names of all packages.
 const TRANSACTION_BYTES: u64 = 4 << 20;
-
-/// How long systemd may take to forget a unit that has ended.
-const FORGETTING: Duration = Duration::from_secs(10);
-
-/// The transient unit of a piece of work.
-fn unit_name(work: &str) -> String {
-    format!("rocks-{work}.service")
-}
 
 fn report(step: &Step, state: StepState, took: Duration, outcome: &Outcome) -> StepReport {
     StepReport {
