@@ -152,7 +152,6 @@ fn the_product_does_not_depend_on_the_tests_nor_the_halves_on_each_other() {
             "rocks-bundle",
             &["rocks-common", "rocks-ship", "rocks-server", "rocks-agent", "rocks-tests", "tokio", "hyper"],
         ),
-        ("rocks-server", &["rocks-agent", "rocks-tests"]),
         // Provisions know a cloud by what it does: no SDK, no network, no store.
         ("rocks-provision", &["rocks-server", "rocks-agent", "rocks-tests", "hyper", "sqlx"]),
         // The agent runs on every instance: no database, no web framework.
@@ -161,8 +160,10 @@ fn the_product_does_not_depend_on_the_tests_nor_the_halves_on_each_other() {
             &[
                 "rocks-server",
                 "rocks-tests",
+                "rocks-minicloud",
                 "rocks-advise",
                 "rocks-bundle",
+                "rocks-provision",
                 "axum",
                 "sqlx",
                 "libsqlite3-sys",
@@ -170,7 +171,6 @@ fn the_product_does_not_depend_on_the_tests_nor_the_halves_on_each_other() {
             ],
         ),
         ("rocks-server", &["rocks-agent", "rocks-tests", "rocks-minicloud"]),
-            &["rocks-server", "rocks-tests", "rocks-minicloud", "axum", "sqlx", "libsqlite3-sys", "notify"],
         // The local EC2 judges the product: it shares no code with it.
         ("rocks-minicloud", &["rocks-common", "rocks-ship", "rocks-server", "rocks-agent", "rocks-tests"]),
     ] {
@@ -388,7 +388,6 @@ fn common_reads_files_only_where_rolls_are_loaded() {
 #[test]
 fn unsafe_stands_nowhere() {
     for krate in CRATES {
-    for krate in ["common", "common/ship", "server", "agent", "tests", "tests/minicloud"] {
         assert_eq!(
             who_says(krate, &["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code"], &[]),
             Vec::<String>::new()
@@ -399,7 +398,6 @@ fn unsafe_stands_nowhere() {
 #[test]
 fn nothing_is_left_undone() {
     for krate in CRATES {
-    for krate in ["common", "common/ship", "server", "agent", "tests", "tests/minicloud"] {
         assert_eq!(who_says(krate, &["todo!(", "unimplemented!(", "dbg!("], &[]), Vec::<String>::new());
     }
 }
@@ -408,7 +406,6 @@ fn nothing_is_left_undone() {
 fn files_stay_short_enough_to_read() {
     let mut long = Vec::new();
     for krate in CRATES {
-    for krate in ["common", "common/ship", "server", "agent", "tests", "tests/minicloud"] {
         for s in sources(krate) {
             if s.lines > 600 {
                 println!("warning: {} has {} lines: split it by room", s.path, s.lines);
