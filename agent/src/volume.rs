@@ -1,7 +1,7 @@
 //! Which device an EBS volume is.
 //!
-//! On Nitro instances it is an NVMe disk that bears the volume's id as its serial number; on Xen ones it has the name that it was attached
-//! by, or that with `xvd` for `sd`.
+//! On Nitro instances it is an NVMe disk that bears the volume's id as its serial number, of which udev makes a link; on Xen ones it has the
+//! name that it was attached by, or that with `xvd` for `sd`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,11 @@ pub fn find(root: &Path, id: &str, device: &str) -> Option<PathBuf> {
         if name.to_string_lossy().starts_with("nvme") && known.trim().replace('-', "") == serial {
             return Some(root.join("dev").join(name)).filter(|path| path.exists());
         }
+    }
+    // In a container the serial numbers are those of the host's disks, and the link is all that there is.
+    let link = root.join("dev/disk/by-id").join(format!("nvme-Amazon_Elastic_Block_Store_{serial}"));
+    if let Ok(device) = fs::canonicalize(link) {
+        return Some(device);
     }
     let name = device.strip_prefix("/dev/").unwrap_or(device);
     let xen = name.strip_prefix("sd").map(|letter| format!("xvd{letter}"));
@@ -63,6 +68,11 @@ mod tests {
         put("dev/nvme1n1", "");
         assert_eq!(find(root, "vol-0bbb", "/dev/sdf"), Some(root.join("dev/nvme1n1")));
         assert_eq!(wait(root, "vol-0ccc", "/dev/sdf", Duration::ZERO), None);
+        put("dev/disk/by-id/other", "");
+        let link = root.join("dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0ddd");
+        std::os::unix::fs::symlink("../../nvme1n1", link).expect("linked");
+        let there = fs::canonicalize(root.join("dev/nvme1n1")).expect("there");
+        assert_eq!(find(root, "vol-0ddd", "/dev/sdf"), Some(there));
         put("dev/xvdf", "");
         assert_eq!(find(root, "vol-0ccc", "/dev/sdf"), Some(root.join("dev/xvdf")));
         put("dev/sdf", "");

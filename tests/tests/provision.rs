@@ -83,7 +83,8 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
         let all: Value = serde_json::from_str(&world.rocks(&["-o", "json", "list", "provision", "shipped"])?)?;
         Ok(all["items"][0]["found"]["receiver"].is_string().then_some(()))
     };
-    wait_for("the receiver", Duration::from_secs(60), has_receiver).unwrap_or_else(|e| panic!("{e:#}"));
+    wait_for("the receiver", Duration::from_secs(60), has_receiver)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", world.frontend_log()));
     world.kill_frontend();
     world.start_frontend().unwrap_or_else(|error| panic!("{error:#}"));
     let done = || {

@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
 use rocks_common::ids::HostName;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use crate::cloud::{Cloud, CloudError};
 use crate::ids::VolumeId;
@@ -96,20 +97,26 @@ pub(crate) struct Work<'w, C, S> {
     pub(crate) cloud: &'w C,
     pub(crate) site: &'w S,
     record: Mutex<Record>,
+    /// Held by whoever keeps the record: one after the other, so that no older one replaces a newer one.
+    keeping: tokio::sync::Mutex<()>,
     /// Steps that were under way when the last frontend ended: what they made may be there without our knowing.
     pub(crate) resumed: BTreeSet<Step>,
 }
 
 impl<C: Cloud, S: Site> Work<'_, C, S> {
     /// The record as it is now.
-    pub(crate) async fn record(&self) -> Record {
-        self.record.lock().await.clone()
+    pub(crate) fn record(&self) -> Record {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the record and keeps it.
     pub(crate) async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), StepError> {
-        let mut record = self.record.lock().await;
-        change(&mut record);
+        let _turn = self.keeping.lock().await;
+        let record = {
+            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut record);
+            record.clone()
+        };
         self.site.keep(&record).await.map_err(StepError::Keep)
     }
 
@@ -118,21 +125,30 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
         let mut running = FuturesUnordered::new();
         let mut begun = BTreeSet::new();
         loop {
-            let ready = self.record.lock().await.ready();
-            for step in ready.into_iter().filter(|step| begun.insert(*step)) {
-                let now = self.site.now();
-                let noted = self.note(|record| record.set(step, StepState::Running, now)).await;
-                noted.map_err(|error| (Some(step), error))?;
-                tracing::info!(%step, "begins");
-                running.push(async move { (step, self.step(step).await) });
+            // Nothing is waited for here but the steps: one of them may be the one that is in the way.
+            let ready = self.record().ready();
+            running.extend(
+                ready
+                    .into_iter()
+                    .filter(|step| begun.insert(*step))
+                    .map(|step| async move { self.carry_out(step).await.map_err(|error| (Some(step), error)) }),
+            );
+            match running.next().await {
+                Some(result) => result?,
+                None => return Ok(()),
             }
-            let Some((step, result)) = running.next().await else { return Ok(()) };
-            result.map_err(|error| (Some(step), error))?;
-            let now = self.site.now();
-            let noted = self.note(|record| record.set(step, StepState::Done, now)).await;
-            noted.map_err(|error| (Some(step), error))?;
-            tracing::info!(%step, "is done");
         }
+    }
+
+    async fn carry_out(&self, step: Step) -> Result<(), StepError> {
+        let now = self.site.now();
+        self.note(|record| record.set(step, StepState::Running, now)).await?;
+        tracing::info!(%step, "begins");
+        self.step(step).await?;
+        let now = self.site.now();
+        self.note(|record| record.set(step, StepState::Done, now)).await?;
+        tracing::info!(%step, "is done");
+        Ok(())
     }
 }
 
@@ -163,8 +179,8 @@ pub async fn run<C: Cloud, S: Site>(
 ) -> Result<Record, SiteError> {
     let under_way = record.steps.iter().filter(|one| one.state == StepState::Running);
     let resumed = under_way.map(|one| one.planned.step).collect();
-    let work = Work { cloud, site, record: Mutex::new(record), resumed };
-    if work.record.lock().await.status == Status::Running {
+    let work = Work { cloud, site, record: Mutex::new(record), keeping: tokio::sync::Mutex::default(), resumed };
+    if work.record().status == Status::Running {
         let ended = tokio::select! {
             result = work.all() => match result {
                 Ok(()) => work.finish().await,
@@ -180,7 +196,7 @@ pub async fn run<C: Cloud, S: Site>(
         };
         work.end(status).await?;
     }
-    let record = work.record().await;
+    let record = work.record();
     if let Status::Ending { why } = record.status.clone() {
         site.forget(&record).await?;
         match undo::undo(cloud, &record.site, &record.id).await {
@@ -193,7 +209,7 @@ pub async fn run<C: Cloud, S: Site>(
             }
         }
     }
-    Ok(work.record.into_inner())
+    Ok(work.record())
 }
 
 fn kept(error: &StepError) -> SiteError {
@@ -212,7 +228,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
 
     /// Removes what was made twice, because an answer was lost, and what serves no more.
     async fn finish(&self) -> Result<(), (Option<Step>, StepError)> {
-        let mut record = self.record().await;
+        let mut record = self.record();
         record.status = Status::Done;
         let left = undo::tidy(self.cloud, &record).await.map_err(|error| (None, error.into()))?;
         for resource in left {

@@ -57,7 +57,7 @@ pub async fn insist<T, F: Future<Output = Answer<T>>>(wait: Wait, mut call: impl
         };
         match error.patience(wait) {
             Some(patience) if began.elapsed() + pause < patience => {
-                tracing::debug!("{error}; trying again");
+                tracing::info!("{error}; trying again");
                 tries += 1;
                 sleep(jittered(pause, tries)).await;
                 pause = (pause * 2).min(PAUSES.1);

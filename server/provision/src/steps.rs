@@ -51,7 +51,7 @@ fn lacks(what: &str) -> StepError {
 impl<C: Cloud, S: Site> Work<'_, C, S> {
     pub(crate) async fn step(&self, step: Step) -> Result<(), StepError> {
         match step {
-            Step::Build => Ok(self.site.build(&self.record().await.order).await?),
+            Step::Build => Ok(self.site.build(&self.record().order).await?),
             Step::Group => self.group().await,
             Step::Volume => self.volume().await,
             Step::Receiver => self.receiver().await,
@@ -69,11 +69,11 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn shipment(&self) -> Result<Shipment, StepError> {
-        self.record().await.order.shipment.ok_or_else(|| lacks("image to send"))
+        self.record().order.shipment.ok_or_else(|| lacks("image to send"))
     }
 
     async fn group(&self) -> Result<(), StepError> {
-        let record = self.record().await;
+        let record = self.record();
         let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
         let (name, tags) = (format!("rocks-{}", record.id), record.tags(RECEIVER));
         let group = insist(Wait::Nothing, || self.cloud.ensure_group(&name, &subnet.vpc, &tags)).await?;
@@ -81,7 +81,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn volume(&self) -> Result<(), StepError> {
-        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let (record, shipment) = (self.record(), self.shipment().await?);
         let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
         let new = NewVolume {
             token: record.id.token("volume"),
@@ -125,7 +125,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn receiver(&self) -> Result<(), StepError> {
-        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let (record, shipment) = (self.record(), self.shipment().await?);
         let image = shipment.receiver.ok_or_else(|| lacks("image for the receiver"))?;
         let (group, volume) =
             record.found.group.clone().zip(record.found.volume.clone()).ok_or_else(|| lacks("volume"))?;
@@ -168,13 +168,13 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn volume_and_receiver(&self) -> Result<(VolumeId, InstanceId), StepError> {
-        let found = self.record().await.found;
+        let found = self.record().found;
         found.volume.zip(found.receiver).ok_or_else(|| lacks("volume with a receiver"))
     }
 
     /// The port is open while this runs, and no longer.
     async fn ship(&self) -> Result<(), StepError> {
-        let record = self.record().await;
+        let record = self.record();
         let group = record.found.group.clone().ok_or_else(|| lacks("security group"))?;
         let at = record.found.receiver_at.ok_or_else(|| lacks("receiver's address"))?;
         let rule =
@@ -198,7 +198,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn end_receiver(&self) -> Result<(), StepError> {
-        let record = self.record().await;
+        let record = self.record();
         let receiver = [record.found.receiver.clone().ok_or_else(|| lacks("receiver"))?];
         insist(Wait::Settling, || self.cloud.terminate(&receiver)).await?;
         let ended = until("the receiver does not end", EVERY, BOOT, || async {
@@ -210,7 +210,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn snapshot(&self) -> Result<(), StepError> {
-        let record = self.record().await;
+        let record = self.record();
         let volume = record.found.volume.clone().ok_or_else(|| lacks("volume"))?;
         let id = match record.found.snapshot.clone() {
             Some(id) => id,
@@ -261,7 +261,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn clean(&self) -> Result<(), StepError> {
-        let found = self.record().await.found;
+        let found = self.record().found;
         if let Some(volume) = found.volume {
             insist(Wait::Settling, || self.cloud.delete_volume(&volume)).await?;
         }
@@ -272,7 +272,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn blocks(&self) -> Result<(), StepError> {
-        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let (record, shipment) = (self.record(), self.shipment().await?);
         let new = NewSnapshot {
             token: record.id.token("snapshot"),
             gib: shipment.gib,
@@ -313,7 +313,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn register(&self) -> Result<(), StepError> {
-        let (record, shipment) = (self.record().await, self.shipment().await?);
+        let (record, shipment) = (self.record(), self.shipment().await?);
         let image = Registration {
             name: format!("rocks-{}-{}", shipment.image, record.id),
             description: format!("{}, by Rocks", shipment.image),
@@ -340,7 +340,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn launch(&self) -> Result<(), StepError> {
-        let hosts = self.record().await.order.hosts;
+        let hosts = self.record().order.hosts;
         stream::iter(hosts.iter().map(|host| self.launch_one(host)))
             .buffer_unordered(LAUNCHES)
             .try_collect::<Vec<()>>()
@@ -354,7 +354,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     async fn launch_one(&self, host: &HostName) -> Result<(), StepError> {
-        let record = self.record().await;
+        let record = self.record();
         if record.found.instances.contains_key(host) {
             return Ok(());
         }
@@ -387,7 +387,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
 
     /// How the instances are. One that has ended before it was what it should be is launched anew.
     async fn look(&self) -> Result<BTreeMap<HostName, InstanceState>, StepError> {
-        let record = self.record().await;
+        let record = self.record();
         let ids: Vec<InstanceId> = record.found.instances.values().map(|one| one.id.clone()).collect();
         let seen = insist(Wait::Settling, || self.cloud.instances(&ids)).await?;
         let seen: BTreeMap<&InstanceId, &Instance> = seen.iter().map(|one| (&one.id, one)).collect();
@@ -437,11 +437,11 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
 
     async fn converge(&self) -> Result<(), StepError> {
         let began = tokio::time::Instant::now();
-        let hosts = self.record().await.order.hosts;
+        let hosts = self.record().order.hosts;
         loop {
             let there = self.site.converged(&hosts).await?;
             let now = self.site.now();
-            let known = self.record().await.found.instances;
+            let known = self.record().found.instances;
             let news: Vec<&HostName> = there
                 .iter()
                 .filter(|host| known.get(*host).is_some_and(|launched| launched.converged.is_none()))
