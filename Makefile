@@ -20,6 +20,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr
 # Provisions on EC2: its SDK takes minutes and gigabytes to build, so only tests and packages have it.
 AWS := rocks-server/aws
+CLIPPY = RUSTC_WORKSPACE_WRAPPER="$$(rustup which clippy-driver 2>/dev/null || command -v clippy-driver)" CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 ifdef CI
 export CARGO_INCREMENTAL := 0
@@ -46,13 +47,13 @@ test: bootstrap fmt shell-check units-check lint unit
 fmt: bootstrap
 	cargo fmt --all --check
 
+# Clippy as the compiler, so that whatever is looked at is built as well: `cargo clippy` would compile the SDK a second time.
 lint: bootstrap
-	cargo clippy --locked --workspace --all-targets --features $(AWS) -- -D warnings
+	$(CLIPPY) cargo build --locked --workspace --all-targets --features $(AWS)
 
-# The binaries first: tests run them. With the tests, so that both are built with the same features of their dependencies, once.
-unit: bootstrap
-	cargo build --locked --workspace --bins --tests --features $(AWS)
-	ROCKS_MINICLOUD=$(abspath $(TARGET))/debug/minicloud cargo test --locked --workspace --features $(AWS) -- --test-threads=2
+# The binaries first: tests run them.
+unit: lint
+	$(CLIPPY) ROCKS_MINICLOUD=$(abspath $(TARGET))/debug/minicloud cargo test --locked --workspace --features $(AWS) -- --test-threads=2
 
 # The end-to-end tests alone: they boot instances, one at a time.
 e2e: bootstrap
@@ -61,8 +62,8 @@ e2e: bootstrap
 
 # The provisions alone, on a local EC2 whose instances boot.
 ec2: bootstrap
-	cargo build --locked --workspace --bins --tests --features $(AWS)
-	cargo test --locked --workspace --features $(AWS) --test provision -- --test-threads=1 --nocapture
+	$(CLIPPY) cargo build --locked --workspace --all-targets --features $(AWS)
+	$(CLIPPY) cargo test --locked --workspace --features $(AWS) --test provision -- --test-threads=1 --nocapture
 
 shell-check: bootstrap
 	@if command -v shellcheck >/dev/null; then shellcheck packaging/*.sh .ci/run; else echo 'shellcheck is not here: left out'; fi

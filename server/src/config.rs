@@ -24,6 +24,7 @@ struct Fragment {
     watch_rolls: Option<bool>,
     max_connections: Option<usize>,
     stale_minutes: Option<u32>,
+    gpgkeys: Option<Vec<PathBuf>>,
     aws_region: Option<String>,
     aws_endpoint: Option<String>,
     aws_frontend: Option<Ipv4Addr>,
@@ -48,6 +49,8 @@ pub struct Config {
     pub max_connections: usize,
     /// After how long without a word a host is called stale.
     pub stale_minutes: u32,
+    /// The keys that packages of images must be signed with, for builds that name none.
+    pub gpgkeys: Vec<PathBuf>,
     /// The AWS region of provisions that name none.
     pub aws_region: String,
     /// Where AWS's interface is, if not at the region's own address: a local EC2.
@@ -100,6 +103,7 @@ impl Config {
             watch_rolls: true,
             max_connections: 65_536,
             stale_minutes: 15,
+            gpgkeys: Vec::new(),
             aws_region: "us-east-1".to_owned(),
             aws_endpoint: None,
             aws_frontend: None,
@@ -134,6 +138,7 @@ impl Config {
             watch_rolls,
             max_connections,
             stale_minutes,
+            gpgkeys,
             aws_region,
             aws_endpoint,
             aws_frontend,
@@ -159,6 +164,7 @@ impl Config {
             watch_rolls = fragment.watch_rolls,
             max_connections = fragment.max_connections.map(|most| most.clamp(1, 1 << 20)),
             stale_minutes = fragment.stale_minutes,
+            gpgkeys = fragment.gpgkeys,
             aws_region = fragment.aws_region,
             aws_endpoint = fragment.aws_endpoint.map(Some),
             aws_frontend = fragment.aws_frontend.map(Some)
@@ -173,10 +179,10 @@ impl Config {
     }
 }
 
-/// What a variable says. Names are separated by commas.
+/// What a variable says. Names and files are separated by commas.
 fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     let value = match key {
-        "names" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
+        "names" | "gpgkeys" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
         "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" => value.into(),
         _ => value
             .parse::<i64>()

@@ -182,6 +182,7 @@ impl World {
         cmd(&server).args(["init", "--if-needed", "--name", name, "--state-dir"]).arg(&state).run()?;
         let log = self.dir.path().join("frontend.log");
         let mut serve = cmd("ip").args(["netns", "exec", &namespace]).arg(&server);
+        serve = serve.env("ROCKS_SERVER_GPGKEYS", self.lite.gpg_key().display().to_string());
         for (name, value) in self.elsewhere.iter().flat_map(|place| &place.environment) {
             serve = serve.env(name, value);
         }

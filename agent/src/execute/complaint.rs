@@ -2,6 +2,11 @@
 
 /// A stable code and one line for what a failed package manager printed.
 pub(super) fn of(output: &str) -> (&'static str, String) {
+    // dnf prints all that it knows of the repository after this; what is to be done stands nowhere.
+    if output.contains("do not have any GPG public keys installed") {
+        let message = "the packages are to be checked by signatures, and no key is installed that could";
+        return ("no-key", message.to_owned());
+    }
     let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     // The last complaint with all that belongs to it; without one, the last line.
     let begins = |line: &&str| line.starts_with("Error") || line.starts_with("Problem") || line.starts_with("error:");
@@ -61,6 +66,11 @@ mod tests {
         let (code, message) = of(metadata);
         assert_eq!(code, "mirror-incomplete");
         assert!(message.contains("repodata/primary.xml.gz - Cannot download"), "{message}");
+        let keyless = "You have enabled checking of packages via GPG keys. This is a good thing.\nHowever, you do not have any GPG public \
+                       keys installed.\nProblem repository: [rocks-base]\nbandwidth: 0\n";
+        let (code, message) = of(keyless);
+        assert_eq!(code, "no-key");
+        assert!(!message.contains("bandwidth"), "{message}");
         let signature = "Error: GPG check FAILED\n";
         assert_eq!(of(signature), ("bad-signature", "GPG check FAILED".to_owned()));
         assert_eq!(of("something\nelse\n"), ("packages-failed", "else".to_owned()));

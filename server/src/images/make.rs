@@ -83,13 +83,16 @@ pub struct Build {
 /// # Errors
 /// See [`MakeError`].
 pub async fn prepare(
-    order: Order,
+    mut order: Order,
     service: &Service,
     config: &Config,
     images: &Arc<Images>,
 ) -> Result<Build, MakeError> {
     if !["x86_64", "aarch64"].contains(&order.arch.as_str()) {
         return Err(MakeError::Order(format!("images are made for x86_64 and aarch64, not for {:?}", order.arch)));
+    }
+    if order.gpgkeys.is_empty() {
+        order.gpgkeys.clone_from(&config.gpgkeys);
     }
     if let Some(key) = order.gpgkeys.iter().find(|key| !key.is_absolute() || !key.is_file()) {
         return Err(MakeError::Order(format!("{} is not the absolute path of a key", key.display())));

@@ -6,9 +6,34 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::{Dev, FileType, Mode, OFlags};
+use rustix::fs::{Dev, FileType, Mode, OFlags, makedev};
 
 use crate::process::cmd;
+
+/// Loop devices that a machine can name.
+const NODES: u32 = 64;
+
+/// Lets the machine with this root make loop devices, as a kernel of its own would: to mount a partition of a disk, for one.
+///
+/// # Errors
+/// A node cannot be made.
+pub(crate) fn allow(root: &Path) -> Result<()> {
+    let nodes = (0..NODES).map(|n| (format!("loop{n}"), FileType::BlockDevice, makedev(7, n)));
+    let control = ("loop-control".to_owned(), FileType::CharacterDevice, makedev(10, 237));
+    for (name, kind, device) in nodes.chain([control]) {
+        match rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("dev").join(&name),
+            kind,
+            Mode::from_raw_mode(0o660),
+            device,
+        ) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error).with_context(|| format!("no node {name}")),
+        }
+    }
+    Ok(())
+}
 
 /// A file as a block device. Whoever holds this holds the device.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::boot::{Booted, Spec, read_from};
 use super::disks::Disks;
-use super::loops::Loop;
+use super::loops::{self, Loop};
 use super::machines::{Machines, Ran};
 use super::net::Net;
 use super::partitions;
@@ -99,6 +99,9 @@ impl Machines for Nspawn {
         };
         let devices = Arc::clone(&machine.devices);
         let up = move |root: &std::path::Path| {
+            if let Err(e) = loops::allow(root) {
+                tracing::warn!("no loop devices: {e:#}");
+            }
             for (names, device) in locked(&devices).values() {
                 if let Err(e) = device.show(root, names) {
                     tracing::warn!("a volume does not show up: {e:#}");
