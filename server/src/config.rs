@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use rocks_advise::{Link, Rate, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::output::{Exit, Output};
@@ -28,6 +29,40 @@ struct Fragment {
     aws_region: Option<String>,
     aws_endpoint: Option<String>,
     aws_frontend: Option<Ipv4Addr>,
+    wan: Option<Wan>,
+}
+
+/// A way as it is written: `100Mbit/s 180ms 0.1%`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Wan {
+    text: String,
+    link: Link,
+}
+
+impl TryFrom<String> for Wan {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let (rate, rtt, loss) = match words[..] {
+            [rate, rtt] => (rate, rtt, "0%"),
+            [rate, rtt, loss] => (rate, rtt, loss),
+            _ => return Err(format!("{text:?} is no way: it is written as in \"100Mbit/s 180ms 0.1%\"")),
+        };
+        let rate: Rate = rate.parse().map_err(|error| format!("{rate}: {error}"))?;
+        let rtt: Span = rtt.parse().map_err(|error| format!("{rtt}: {error}"))?;
+        let share = loss.strip_suffix('%').and_then(|percent| percent.parse::<f64>().ok());
+        let loss = share.filter(|percent| (0.0..=50.0).contains(percent));
+        let loss = loss.ok_or_else(|| "a loss is between 0% and 50%".to_owned())? / 100.0;
+        Ok(Self { link: Link { rate, rtt, loss }, text })
+    }
+}
+
+impl From<Wan> for String {
+    fn from(wan: Wan) -> Self {
+        wan.text
+    }
 }
 
 /// The merged configuration.
@@ -59,6 +94,9 @@ pub struct Config {
     /// The frontend's address as instances see it, which a receiver's port is opened to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_frontend: Option<Ipv4Addr>,
+    /// The way to the cloud, as predictions take it: rate, round trip and, if it has any, loss: `100Mbit/s 180ms 0.1%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wan: Option<Wan>,
     /// Where each value that is not built in is from.
     #[serde(skip)]
     sources: BTreeMap<String, String>,
@@ -107,6 +145,7 @@ impl Config {
             aws_region: "us-east-1".to_owned(),
             aws_endpoint: None,
             aws_frontend: None,
+            wan: None,
             state,
             sources,
         };
@@ -142,6 +181,7 @@ impl Config {
             aws_region,
             aws_endpoint,
             aws_frontend,
+            wan,
             sources,
             state: _,
         } = self;
@@ -167,8 +207,15 @@ impl Config {
             gpgkeys = fragment.gpgkeys,
             aws_region = fragment.aws_region,
             aws_endpoint = fragment.aws_endpoint.map(Some),
-            aws_frontend = fragment.aws_frontend.map(Some)
+            aws_frontend = fragment.aws_frontend.map(Some),
+            wan = fragment.wan.map(Some)
         );
+    }
+
+    /// The way to the cloud.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.wan.as_ref().map_or_else(|| rocks_advise::Site::default().link, |wan| wan.link)
     }
 
     /// What agents reach the frontend by, for a listener on `port`.
@@ -183,7 +230,7 @@ impl Config {
 fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     let value = match key {
         "names" | "gpgkeys" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
-        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" => value.into(),
+        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "wan" => value.into(),
         _ => value
             .parse::<i64>()
             .map(toml::Value::Integer)

@@ -380,3 +380,26 @@ fn code_of_rolls_does_not_reach_the_keys_of_a_frontend_that_is_not_root() {
     let seen = cmd("setpriv").args(user).args(["cat"]).arg(keys.join("ca.key")).run().expect("read");
     assert_eq!(seen.stdout, "the key");
 }
+
+#[test]
+fn a_method_is_advised_by_what_is_known_and_what_is_not_is_said() {
+    let Some(frontend) = Frontend::new() else { return };
+    frontend.ok(&["add", "appliance", "compute"]);
+    let nothing = frontend.rocks(&["advise", "provision", "compute"]);
+    assert!(nothing.code() != 0 && nothing.both().contains("rocks create image compute"), "{}", nothing.both());
+    let half = frontend.rocks(&["advise", "provision", "compute", "image-bytes=1.5GiB"]);
+    assert!(half.code() != 0 && half.both().contains("packages-bytes=SIZE"), "{}", half.both());
+    let picture = frontend.dir.path().join("advice.svg");
+    let at = format!("picture={}", picture.display());
+    let words =
+        ["advise", "provision", "compute", "image-bytes=1.5GiB", "packages-bytes=60MiB", "count=16", "loss=0.1%"];
+    let table = frontend.ok(&[&words[..], &[&at]].concat());
+    for word in ["METHOD", "udt", "lite", "ebs", "CHOICE by balance"] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+    assert!(fs::read_to_string(&picture).expect("drawn").starts_with("<svg"));
+    let json: Value = serde_json::from_str(&frontend.ok(&[&["-o", "json"], &words[..]].concat())).expect("json");
+    assert_eq!((json["ask"]["count"].as_u64(), json["link"]["loss"].as_f64()), (Some(16), Some(0.001)));
+    assert_ne!(frontend.rocks(&["advise", "provision", "compute", "image-bytes=2 stones"]).code(), 0);
+    assert_eq!(frontend.rocks(&["advise", "provision", "nothing"]).code(), 4);
+}

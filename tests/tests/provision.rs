@@ -71,6 +71,12 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     let first = provision(&world, &["lite", "method=ebs", "count=1", "type=t3.small"]);
     let ami = text(&first["found"]["ami"]).to_owned();
     assert_eq!(first["instances"], "1/1");
+    // What it took is known for the next time, and what is not known is said.
+    let plan = rocks(&world, &["provision", "lite", "method=ebs", "plan=yes"]);
+    assert!(
+        plan.contains("put blocks") && plan.contains("(as measured here)") && plan.contains("predicted: "),
+        "{plan}"
+    );
     // The first converge does nothing but take the name.
     let report = world.report("lite-0-0").expect("asked").expect("there is one");
     assert!(report["steps"].as_array().is_some_and(|steps| steps.len() <= 1), "{report}");
@@ -103,6 +109,19 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     let state: Value =
         serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host", "compute-0-1"])).expect("json");
     assert_eq!(state["items"][0]["state"], "converged");
+
+    // Each was predicted, and what it took stands beside that; what compute instances lack is known from the mirror.
+    let advice: Value =
+        serde_json::from_str(&rocks(&world, &["-o", "json", "advise", "provision", "compute", "image-bytes=1GiB"]))
+            .expect("json");
+    let accuracy = advice["accuracy"].as_array().expect("a list");
+    let methods: Vec<&str> = accuracy.iter().map(|one| text(&one["method"])).collect();
+    assert_eq!(methods, ["udt", "lite"], "{advice:#}");
+    assert!(advice["ask"]["added"]["packages"].as_u64() > Some(0), "{advice:#}");
+    assert_eq!(advice["ask"]["lite"], Value::Null, "the lite image is in the cloud");
+    for one in accuracy {
+        println!("{} predicted {} took {} s", one["method"], one["predicted"], one["took"]);
+    }
 
     // Nothing is there that nobody owns; and when they go, everything of theirs goes.
     assert_eq!(leaks(&world)["items"], serde_json::json!([]));

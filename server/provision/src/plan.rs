@@ -32,6 +32,8 @@ pub enum Step {
     Clean,
     /// Blocks go into a snapshot by the EBS direct API.
     Blocks,
+    /// That snapshot becomes whole.
+    Seal,
     /// The snapshot becomes an image.
     Register,
     /// Instances are launched.
@@ -56,6 +58,7 @@ impl Step {
             Self::Snapshot => "snapshot",
             Self::Clean => "clean",
             Self::Blocks => "blocks",
+            Self::Seal => "seal",
             Self::Register => "register",
             Self::Launch => "launch",
             Self::Converge => "converge",
@@ -83,9 +86,8 @@ impl Step {
             Self::EndReceiver => &["ec2:TerminateInstances", "ec2:DescribeInstances"],
             Self::Snapshot => &["ec2:DescribeSnapshots", "ec2:CreateSnapshot"],
             Self::Clean => &["ec2:DeleteVolume", "ec2:DescribeVolumes", "ec2:DeleteSecurityGroup"],
-            Self::Blocks => {
-                &["ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ebs:CompleteSnapshot", "ec2:DescribeSnapshots"]
-            }
+            Self::Blocks => &["ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ec2:DescribeSnapshots"],
+            Self::Seal => &["ebs:CompleteSnapshot", "ec2:DescribeSnapshots"],
             Self::Register => &["ec2:DescribeImages", "ec2:RegisterImage"],
         }
     }
@@ -107,6 +109,7 @@ impl Step {
             Self::Snapshot => "take a snapshot of the volume".to_owned(),
             Self::Clean => "remove the volume and the security group".to_owned(),
             Self::Blocks => format!("write the blocks of image {image} into a snapshot"),
+            Self::Seal => "complete the snapshot".to_owned(),
             Self::Register => "register an image of the snapshot".to_owned(),
             Self::Launch => format!("launch {} instances ({})", order.hosts.len(), order.kind),
             Self::Converge => format!("wait until they are {} appliances", order.appliance),
@@ -144,7 +147,8 @@ pub fn plan(order: &Order) -> Vec<Planned> {
         match order.way() {
             Method::Ebs => {
                 put(Step::Blocks, built);
-                put(Step::Register, &[Step::Blocks]);
+                put(Step::Seal, &[Step::Blocks]);
+                put(Step::Register, &[Step::Seal]);
             }
             Method::Udt | Method::Lite => {
                 put(Step::Group, &[]);

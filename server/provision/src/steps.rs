@@ -36,6 +36,8 @@ const LOOK: Duration = Duration::from_secs(30);
 const LAUNCHES: usize = 16;
 /// How often an instance may end before it has converged.
 const TRIES: u32 = 3;
+/// Bytes of a block of the EBS direct API.
+const BLOCK_BYTES: u64 = 512 << 10;
 /// Blocks that are written at the same time, and after how many the record is kept.
 const BLOCKS: usize = 64;
 /// What a receiver is called, in tags.
@@ -62,6 +64,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
             Step::Snapshot => self.snapshot().await,
             Step::Clean => self.clean().await,
             Step::Blocks => self.blocks().await,
+            Step::Seal => self.seal().await,
             Step::Register => self.register().await,
             Step::Launch => self.launch().await,
             Step::Converge => self.converge().await,
@@ -305,10 +308,17 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
             let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
             self.note(|record| record.found.blocks += count).await?;
         }
-        let count = u32::try_from(blocks.indices().len()).unwrap_or(u32::MAX);
-        insist(Wait::Settling, || self.cloud.complete_snapshot(&id, count)).await?;
-        let bytes = u64::from(count) * (512 << 10);
-        self.note(|record| record.found.sent_bytes = Some(bytes)).await?;
+        let bytes = blocks.indices().len() as u64 * BLOCK_BYTES;
+        self.note(|record| record.found.sent_bytes = Some(bytes)).await
+    }
+
+    async fn seal(&self) -> Result<(), StepError> {
+        let found = self.record().found;
+        let id = found.snapshot.ok_or_else(|| lacks("snapshot"))?;
+        let now = insist(Wait::Settling, || self.cloud.snapshot(&id)).await?;
+        if !now.is_some_and(|snapshot| snapshot.state == SnapshotState::Completed) {
+            insist(Wait::Settling, || self.cloud.complete_snapshot(&id, found.blocks)).await?;
+        }
         self.until_snapshot(&id).await
     }
 

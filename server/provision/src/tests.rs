@@ -93,7 +93,7 @@ fn what_does_not_wait_for_each_other_runs_at_the_same_time() {
     assert!(after(Step::Build).is_empty() && after(Step::Volume).is_empty());
     assert_eq!(*after(Step::Ship), [Step::Attach, Step::Build]);
     assert_eq!(plan(&order(Method::Lite, 1)).len(), 2);
-    assert_eq!(plan(&order(Method::Ebs, 0)).len(), 3);
+    assert_eq!(plan(&order(Method::Ebs, 0)).len(), 4);
     // Whoever waits, waits for what comes before it in the list.
     for method in [Method::Udt, Method::Ebs, Method::Lite] {
         let steps = plan(&order(method, 1));

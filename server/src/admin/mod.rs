@@ -2,6 +2,7 @@
 //!
 //! `openapi.json` beside this file describes it, is served at `/api/v1/openapi.json`, and a test holds it to the routes.
 
+mod advice;
 mod attributes;
 mod builds;
 mod distro;
@@ -92,6 +93,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/provisions", get(provisions::list).post(provisions::create))
         .route("/provisions/{name}", get(provisions::show).delete(provisions::forget))
         .route("/provisions/{name}/cancel", post(provisions::cancel))
+        .route("/advice", post(advice::provision))
         .route("/leaks", get(provisions::leaks).delete(provisions::end_leaks))
         .route("/health", get(health));
     Router::new()

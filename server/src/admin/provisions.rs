@@ -213,7 +213,11 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Provi
                 json!({"step": one.step, "after": one.after, "does": one.step.tell(&order), "actions": one.step.actions()})
             })
             .collect();
-        return answer(&json!({"order": order, "steps": steps}));
+        let forecast = match admin.provisions.site().predict(&order).await {
+            Ok(predicted) => json!(predicted.estimate),
+            Err(unknown) => json!({"unknown": unknown.what, "hint": unknown.hint}),
+        };
+        return answer(&json!({"order": order, "steps": steps, "forecast": forecast}));
     }
     let id = match name {
         Some(name) => name,

@@ -3,6 +3,8 @@
 
 pub mod account;
 mod blocks;
+pub mod forecast;
+pub mod known;
 pub mod site;
 mod userdata;
 
@@ -108,6 +110,11 @@ impl Provisions {
         if is_known {
             return Err(StoreError::Conflict(format!("there is a provision `{id}` already")).into());
         }
+        // What cannot be predicted can be done all the same.
+        match self.site.predict(&order).await {
+            Ok(predicted) => self.store.foresee(&id, &predicted.forecast).await?,
+            Err(why) => tracing::debug!("provision {id}: nothing is predicted: {why}"),
+        }
         let record = Record::new(id, self.tag.clone(), order, Timestamp::now());
         self.store.keep_provision(&record).await?;
         self.spawn(record.clone()).await?;
@@ -125,12 +132,36 @@ impl Provisions {
         tokio::task::spawn_blocking(move || {
             match account.run(&runtime, &this.site, record, &mut cancelled, this.pause.subscribe()) {
                 Ok(None) => {}
-                Ok(Some(record)) => tracing::info!("provision {id}: {:?}", record.status),
+                Ok(Some(record)) => {
+                    tracing::info!("provision {id}: {:?}", record.status);
+                    if let Err(error) = runtime.block_on(this.learn(&record)) {
+                        tracing::warn!("what provision {id} took is not kept: {error}");
+                    }
+                }
                 Err(error) => tracing::error!("provision {id} stands still: {error}"),
             }
             this.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         });
         Ok(())
+    }
+
+    /// Keeps what a provision took beside what was predicted for it.
+    async fn learn(&self, record: &Record) -> Result<(), StoreError> {
+        let Some(forecast) = self.store.foreseen(&record.id).await? else { return Ok(()) };
+        let history = self.store.history().await?;
+        let (method, region) = (forecast::method_of(record.order.method), &record.order.region);
+        let estimate = forecast::estimate(&forecast.ask, method, forecast.link, region, &history);
+        let run = estimate.ok().flatten().and_then(|estimate| forecast::run_of(record, &forecast, &estimate));
+        match run {
+            Some(run) => self.store.keep_run(&record.id, &run).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The frontend, as predictions need it.
+    #[must_use]
+    pub fn site(&self) -> &Frontend {
+        &self.site
     }
 
     /// Stands still: this frontend ends, and the next one goes on.

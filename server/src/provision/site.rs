@@ -36,10 +36,10 @@ const SECRET: &str = "provision_secret";
 
 /// The frontend.
 pub struct Frontend {
-    store: Store,
-    service: Arc<Service>,
-    config: Arc<Config>,
-    images: Arc<Images>,
+    pub(super) store: Store,
+    pub(super) service: Arc<Service>,
+    pub(super) config: Arc<Config>,
+    pub(super) images: Arc<Images>,
     authority: Arc<Authority>,
     secret: [u8; 32],
     progress: Mutex<BTreeMap<ProvisionId, String>>,

@@ -71,6 +71,32 @@ pub(super) static COMMANDS: &[Entry] = &[
         example = "rocks add roll /usr/share/rocks/graphs/vim"
     ),
     spec!(
+        ["advise", "provision"],
+        ("APPLIANCE", 1, 1),
+        "Say which method to provision by: the time, the bytes and the cost of each, as this frontend knows and has measured them",
+        provisions::advise,
+        keys = &[
+            ("count", "how many instances (default: 1)"),
+            ("prefer", "time, cost, or balance (default)"),
+            ("period", "how long instances are paid for (default: 24h)"),
+            ("keep", "how long volumes and snapshots are paid for (default: the period)"),
+            ("type", "the instances' type (default: m7i.large)"),
+            ("receiver-type", "the receiver's type (default: t3.medium)"),
+            ("region", "the region (default: the configuration's)"),
+            ("arch", "x86_64 (default) or arm64"),
+            ("image", "the appliance's image on the frontend (default: that of its name)"),
+            ("lite", "the lite image on the frontend (default: `lite`)"),
+            ("image-bytes", "what of the image is in use, if there is none yet: 1.5GiB"),
+            ("packages-bytes", "the packages that lite instances lack, if that is not known: 60MiB"),
+            ("link", "the rate of the way to the cloud (default: `wan` of the configuration, 100Mbit/s)"),
+            ("rtt", "its round trip"),
+            ("loss", "the share of packets that it loses: 0.1%"),
+            ("picture", "a file for time and cost against the number of instances, drawn (SVG)"),
+        ],
+        example = "rocks advise provision compute count=16 prefer=time picture=compute.svg",
+        words = Words::Appliance
+    ),
+    spec!(
         ["cancel", "provision"],
         ("NAME", 1, 1),
         "End a provision and all that it made, its instances included",

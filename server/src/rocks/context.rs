@@ -177,7 +177,7 @@ impl<'c> Context<'c> {
 }
 
 fn is_key(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-'))
 }
 
 /// Whether a row is what `name` names: by its own name, which may have `*`, `?` and `[...]`, or by its appliance.

@@ -74,6 +74,33 @@ fn planned(answer: &Value) -> String {
         let after = if after.is_empty() { String::new() } else { format!("   after {}", after.join(", ")) };
         out.push_str(&format!("{:<13} {}{after}\n", text(&step["step"]), text(&step["does"])));
     }
+    out.push('\n');
+    out.push_str(&foreseen(&answer["forecast"]));
+    out
+}
+
+/// What is predicted: the phases, and what it costs for a day.
+fn foreseen(forecast: &Value) -> String {
+    if let Some(what) = forecast["unknown"].as_str() {
+        let hint = forecast["hint"].as_str().map(|hint| format!("; {hint}")).unwrap_or_default();
+        return format!("nothing is predicted: {what}{hint}\n");
+    }
+    let seconds = |value: &Value| value.as_f64().unwrap_or(0.0);
+    let mut out = String::new();
+    for phase in forecast["phases"].as_array().into_iter().flatten().filter(|phase| seconds(&phase["takes"]) > 0.0) {
+        let kind = text(&phase["kind"]).replace('_', " ");
+        let basis = match phase["samples"].as_u64() {
+            Some(0) | None => "as usual",
+            Some(_) => "as measured here",
+        };
+        let (start, takes) = (seconds(&phase["start"]), seconds(&phase["takes"]));
+        out.push_str(&format!("{kind:<13} from {start:>6.1} s on, {takes:>6.1} s ({basis})\n"));
+    }
+    let mib = forecast["wan"].as_f64().unwrap_or(0.0) / f64::from(1 << 20);
+    let (time, total) = (seconds(&forecast["time"]), text(&forecast["bill"]["total"]));
+    out.push_str(&format!(
+        "predicted: {time:.1} s, {mib:.0} MiB across the WAN, ${total} with a day of its instances\n"
+    ));
     out
 }
 
@@ -194,4 +221,38 @@ pub(super) fn remove_leaks(c: &Context<'_>) -> Done {
         if names.is_empty() { "there was none\n".to_owned() } else { format!("ended {}\n", names.join(", ")) }
     };
     Ok((c.one(&ended, text), Exit::Ok))
+}
+
+/// Says which method to take, with what each takes and costs.
+pub(super) fn advise(c: &Context<'_>) -> Done {
+    let mut body = Map::new();
+    body.insert("appliance".to_owned(), json!(c.names[0]));
+    for name in [
+        "image",
+        "lite",
+        "region",
+        "type",
+        "arch",
+        "period",
+        "keep",
+        "link",
+        "rtt",
+        "loss",
+        "prefer",
+        "image-bytes",
+        "packages-bytes",
+        "receiver-type",
+    ] {
+        if let Some(value) = c.key(name) {
+            body.insert(name.replace('-', "_"), json!(value));
+        }
+    }
+    body.insert("count".to_owned(), json!(c.number("count", 1)?));
+    body.insert("picture".to_owned(), json!(c.key("picture").is_some()));
+    let answer = c.send(Method::POST, "/api/v1/advice", &Value::Object(body))?;
+    if let Some(file) = c.key("picture") {
+        std::fs::write(file, text(&answer["picture"]))
+            .map_err(|error| Refusal::new(Exit::Failed, format!("{file}: {error}")))?;
+    }
+    Ok((c.one(&answer["advice"], || text(&answer["text"]).to_owned()), Exit::Ok))
 }

@@ -1,10 +1,12 @@
 //! Provisions, each as the document that the engine keeps.
 
+use rocks_advise::{History, Run};
 use rocks_provision::ids::ProvisionId;
 use rocks_provision::record::Record;
 use sqlx::Row as _;
 
 use super::{Store, StoreError, some};
+use crate::provision::forecast::Forecast;
 
 fn record(text: &str) -> Result<Record, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Invalid(format!("a provision: {error}")))
@@ -54,5 +56,57 @@ impl Store {
         }
         let done = sqlx::query("delete from provision where name = ?").bind(id.as_str()).execute(&self.pool).await?;
         some(done.rows_affected(), "provision", id.as_str())
+    }
+
+    /// Notes what was predicted for a provision that begins.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn foresee(&self, id: &ProvisionId, forecast: &Forecast) -> Result<(), StoreError> {
+        let body = serde_json::to_string(forecast).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        // One that bore the name earlier and did not come to its end says nothing.
+        sqlx::query("delete from run where provision = ? and run is null")
+            .bind(id.as_str())
+            .execute(&self.pool)
+            .await?;
+        let sql = "insert into run (provision, forecast) values (?, ?)";
+        sqlx::query(sql).bind(id.as_str()).bind(body).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// What was predicted for a provision that has not come to its end.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn foreseen(&self, id: &ProvisionId) -> Result<Option<Forecast>, StoreError> {
+        let query = sqlx::query("select forecast from run where provision = ? and run is null").bind(id.as_str());
+        let row = query.fetch_optional(&self.pool).await?;
+        row.map(|row| {
+            serde_json::from_str(row.get(0)).map_err(|error| StoreError::Invalid(format!("a forecast: {error}")))
+        })
+        .transpose()
+    }
+
+    /// Notes what came of a provision for which something was predicted.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn keep_run(&self, id: &ProvisionId, run: &Run) -> Result<(), StoreError> {
+        let body = serde_json::to_string(run).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let sql = "update run set run = ? where provision = ? and run is null";
+        sqlx::query(sql).bind(body).bind(id.as_str()).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// What provisions took, the newest thousand of them, the oldest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn history(&self) -> Result<History, StoreError> {
+        let sql = "select run from run where run is not null order by number desc limit 1000";
+        let rows = sqlx::query(sql).fetch_all(&self.pool).await?;
+        let read = |text: &str| serde_json::from_str(text).map_err(|e| StoreError::Invalid(format!("a run: {e}")));
+        let runs: Result<Vec<Run>, StoreError> = rows.iter().rev().map(|row| read(row.get(0))).collect();
+        Ok(History { runs: runs? })
     }
 }
