@@ -156,21 +156,21 @@ fn took(record: &Record, steps: &[Step]) -> Option<Span> {
     Some(Span::from_seconds_f64(sum))
 }
 
-/// What a provision took beside what was predicted; nothing if it did not come to its end in one go.
+/// What a provision took beside what was predicted for it, if anything was; nothing if it did not come to its end, or not wholly.
 ///
 /// Where several phases were measured as one, each gets the share of it that was predicted for it.
 #[must_use]
-pub fn run_of(record: &Record, forecast: &Forecast, estimate: &Estimate) -> Option<Run> {
+pub fn run_of(record: &Record, forecast: &Forecast, predicted: Option<Span>, estimate: &Estimate) -> Option<Run> {
     let ended = record.ended.filter(|_| record.status == Status::Done && record.trouble.is_none())?;
     let mut phases = Vec::new();
     for (steps, kinds) in GROUPS {
         let parts: Vec<_> = estimate.phases.iter().filter(|phase| kinds.contains(&phase.kind)).collect();
-        let predicted: f64 = parts.iter().map(|phase| phase.takes.seconds()).sum();
-        let Some(took) = took(record, steps).filter(|_| predicted > 0.0) else { continue };
+        let whole: f64 = parts.iter().map(|phase| phase.takes.seconds()).sum();
+        let Some(took) = took(record, steps).filter(|_| whole > 0.0) else { continue };
         phases.extend(parts.iter().map(|phase| Observation {
             phase: phase.kind,
             load: phase.load,
-            took: Span::from_seconds_f64(took.seconds() * phase.takes.seconds() / predicted),
+            took: Span::from_seconds_f64(took.seconds() * phase.takes.seconds() / whole),
         }));
     }
     Some(Run {
@@ -178,7 +178,7 @@ pub fn run_of(record: &Record, forecast: &Forecast, estimate: &Estimate) -> Opti
         method: estimate.method,
         count: forecast.ask.count,
         link: forecast.link,
-        predicted: Some(forecast.time),
+        predicted,
         took: between(record.began, ended),
         phases,
     })
@@ -268,7 +268,7 @@ mod tests {
             let none = History::default();
             let estimate = estimate(&ask, method_of(method), link(), "us-east-1", &none).unwrap().expect("possible");
             let forecast = Forecast { ask, link: link(), time: estimate.time };
-            let run = run_of(&done(order, 7), &forecast, &estimate).expect("it is done");
+            let run = run_of(&done(order, 7), &forecast, None, &estimate).expect("it is done");
             let mut seen: Vec<_> = run.phases.iter().map(|one| one.phase).collect();
             let mut all: Vec<_> =
                 estimate.phases.iter().filter(|one| one.takes > Span::ZERO).map(|one| one.kind).collect();
@@ -290,14 +290,14 @@ mod tests {
             let forecast = Forecast { ask: ask.clone(), link: link(), time: first.time };
             // Steps that go on beside others, as the receiver's end does, are none that anybody waits for.
             let mut record = done(order, 9);
-            let run = run_of(&record, &forecast, &first).unwrap();
+            let run = run_of(&record, &forecast, Some(forecast.time), &first).unwrap();
             let path: f64 = run.phases.iter().map(|one| one.took.seconds()).sum();
             let second = predict(&History { runs: vec![run] });
             let off = (second.time.seconds() / path - 1.0).abs();
             assert!(off < 0.15, "{method}: {} and then {} of {path}", first.time, second.time);
             // What failed teaches nothing.
             record.trouble = Some("one host did not converge".to_owned());
-            assert_eq!(run_of(&record, &forecast, &first), None);
+            assert_eq!(run_of(&record, &forecast, None, &first), None);
         }
     }
 

@@ -145,15 +145,25 @@ impl Provisions {
         Ok(())
     }
 
-    /// Keeps what a provision took beside what was predicted for it.
+    /// Keeps what a provision took beside what was predicted for it, for the next prediction.
     async fn learn(&self, record: &Record) -> Result<(), StoreError> {
-        let Some(forecast) = self.store.foreseen(&record.id).await? else { return Ok(()) };
+        let foreseen = self.store.foreseen(&record.id).await?;
+        let predicted = foreseen.as_ref().map(|forecast| forecast.time);
+        // What was not known when it began, as the size of an image that it built, is known now.
+        let forecast = match foreseen {
+            Some(forecast) => forecast,
+            None => match self.site.predict(&record.order).await {
+                Ok(now) => now.forecast,
+                Err(_) => return Ok(()),
+            },
+        };
         let history = self.store.history().await?;
         let (method, region) = (forecast::method_of(record.order.method), &record.order.region);
         let estimate = forecast::estimate(&forecast.ask, method, forecast.link, region, &history);
-        let run = estimate.ok().flatten().and_then(|estimate| forecast::run_of(record, &forecast, &estimate));
+        let run =
+            estimate.ok().flatten().and_then(|estimate| forecast::run_of(record, &forecast, predicted, &estimate));
         match run {
-            Some(run) => self.store.keep_run(&record.id, &run).await,
+            Some(run) => self.store.keep_run(&record.id, &forecast, &run).await,
             None => Ok(()),
         }
     }

@@ -87,15 +87,20 @@ impl Store {
         .transpose()
     }
 
-    /// Notes what came of a provision for which something was predicted.
+    /// Notes what came of a provision, in place of what was predicted for it alone.
     ///
     /// # Errors
     /// The database's.
-    pub async fn keep_run(&self, id: &ProvisionId, run: &Run) -> Result<(), StoreError> {
-        let body = serde_json::to_string(run).map_err(|error| StoreError::Invalid(error.to_string()))?;
-        let sql = "update run set run = ? where provision = ? and run is null";
-        sqlx::query(sql).bind(body).bind(id.as_str()).execute(&self.pool).await?;
-        Ok(())
+    pub async fn keep_run(&self, id: &ProvisionId, forecast: &Forecast, run: &Run) -> Result<(), StoreError> {
+        let text = |error: serde_json::Error| StoreError::Invalid(error.to_string());
+        let (forecast, run) =
+            (serde_json::to_string(forecast).map_err(text)?, serde_json::to_string(run).map_err(text)?);
+        let mut change = self.pool.begin().await?;
+        let gone = sqlx::query("delete from run where provision = ? and run is null").bind(id.as_str());
+        gone.execute(&mut *change).await?;
+        let sql = "insert into run (provision, forecast, run) values (?, ?, ?)";
+        sqlx::query(sql).bind(id.as_str()).bind(forecast).bind(run).execute(&mut *change).await?;
+        Ok(change.commit().await?)
     }
 
     /// What provisions took, the newest thousand of them, the oldest first.
