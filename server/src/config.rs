@@ -30,6 +30,7 @@ struct Fragment {
     aws_endpoint: Option<String>,
     aws_frontend: Option<Ipv4Addr>,
     wan: Option<Wan>,
+    aws_look_seconds: Option<u64>,
 }
 
 /// A way as it is written: `100Mbit/s 180ms 0.1%`.
@@ -97,6 +98,8 @@ pub struct Config {
     /// The way to the cloud, as predictions take it: rate, round trip and, if it has any, loss: `100Mbit/s 180ms 0.1%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wan: Option<Wan>,
+    /// How often it is looked whether instances are terminated, so that their hosts expire.
+    pub aws_look_seconds: u64,
     /// Where each value that is not built in is from.
     #[serde(skip)]
     sources: BTreeMap<String, String>,
@@ -146,6 +149,7 @@ impl Config {
             aws_endpoint: None,
             aws_frontend: None,
             wan: None,
+            aws_look_seconds: 300,
             state,
             sources,
         };
@@ -182,6 +186,7 @@ impl Config {
             aws_endpoint,
             aws_frontend,
             wan,
+            aws_look_seconds,
             sources,
             state: _,
         } = self;
@@ -208,7 +213,8 @@ impl Config {
             aws_region = fragment.aws_region,
             aws_endpoint = fragment.aws_endpoint.map(Some),
             aws_frontend = fragment.aws_frontend.map(Some),
-            wan = fragment.wan.map(Some)
+            wan = fragment.wan.map(Some),
+            aws_look_seconds = fragment.aws_look_seconds.map(|seconds| seconds.max(1))
         );
     }
 

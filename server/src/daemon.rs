@@ -183,6 +183,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     if open > 0 {
         tracing::info!("{open} provisions go on");
     }
+    let (looked, every) = (provisions.clone(), Duration::from_secs(config.aws_look_seconds));
+    let looking = tokio::spawn(async move { looked.expire_always(every).await });
     let admin = Admin { authority, store, service, config, metrics, mirror, images, provisions, reload, copying };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
@@ -216,6 +218,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     }
     tell("STOPPING=1");
     renewer.abort();
+    looking.abort();
     paused.pause();
     // Those who wait are answered now, and ask again: they find the next frontend.
     ending_sender.send_replace(true);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rocks_minicloud::{Minicloud, Options};
 use rocks_tests::process::wait_for;
 use rocks_tests::world::{Elsewhere, World, binaries, missing};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn has_cloud() -> bool {
     let said = rocks_tests::process::cmd(binaries().expect("built").join("rocks-server")).arg("--version").output();
@@ -23,6 +23,7 @@ fn beside(cloud: &Minicloud) -> World {
         set("AWS_SECRET_ACCESS_KEY", &key.secret),
         set("ROCKS_SERVER_AWS_ENDPOINT", &cloud.endpoint_from_frontend()),
         set("ROCKS_SERVER_AWS_REGION", &cloud.config().region),
+        set("ROCKS_SERVER_AWS_LOOK_SECONDS", "1"),
     ];
     let namespace = cloud.frontend_namespace().expect("instances boot");
     let place = Elsewhere { namespace, address: cloud.frontend_address().to_owned(), environment };
@@ -104,11 +105,22 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     assert_eq!(shipped["instances"], "1/1", "{shipped}");
 
     // Lite instances become others: each fetches what it lacks.
-    let more = provision(&world, &["compute", "method=lite", "count=2", "type=t3.small", &format!("ami={ami}")]);
+    let more =
+        provision(&world, &["compute", "method=lite", "count=2", "type=t3.small", "spot=yes", &format!("ami={ami}")]);
     assert_eq!(more["instances"], "2/2");
     let state: Value =
         serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host", "compute-0-1"])).expect("json");
     assert_eq!(state["items"][0]["state"], "converged");
+
+    // One is taken away: its host expires.
+    let taken = json!({"instance": more["found"]["instances"]["compute-0-1"]["id"], "in_ms": 0});
+    cloud.ask("POST", "interruptions", &taken).expect("taken away");
+    let gone = || Ok((world.rocks(&["list", "host", "compute-0-1"]).is_err()).then_some(()));
+    wait_for("the host to expire", Duration::from_secs(60), gone).unwrap_or_else(|error| panic!("{error:#}"));
+    rocks(&world, &["list", "host", "compute-0-0"]);
+    let now: Value =
+        serde_json::from_str(&rocks(&world, &["-o", "json", "list", "provision", text(&more["name"])])).expect("json");
+    assert_eq!(now["items"][0]["instances"], "1/1", "{now}");
 
     // Each was predicted, and what it took stands beside that; what compute instances lack is known from the mirror.
     let advice: Value =
@@ -124,13 +136,13 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     }
 
     // Nothing is there that nobody owns; and when they go, everything of theirs goes.
-    assert_eq!(leaks(&world)["items"], serde_json::json!([]));
+    assert_eq!(leaks(&world)["items"], json!([]));
     for name in [text(&more["name"]), "shipped", text(&first["name"])] {
         rocks(&world, &["cancel", "provision", name, "--yes"]);
     }
-    assert_eq!(leaks(&world)["items"], serde_json::json!([]));
+    assert_eq!(leaks(&world)["items"], json!([]));
     let bill = cloud.ask("GET", "state", &Value::Null).expect("told");
     println!("{bill}");
     let hosts: Value = serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host"])).expect("json");
-    assert_eq!(hosts["items"], serde_json::json!([]), "hosts are left");
+    assert_eq!(hosts["items"], json!([]), "hosts are left");
 }

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use rocks_provision::cloud::{Answer, Cloud, Owned, Resource};
+use rocks_provision::cloud::{Answer, Cloud, Instance, Owned, Resource};
 use rocks_provision::engine::{self, SiteError};
+use rocks_provision::ids::InstanceId;
 use rocks_provision::record::Record;
 use rocks_provision::undo;
 use tokio::runtime::Handle;
@@ -31,6 +32,8 @@ pub trait Account: Send + Sync {
         cancel: &mut watch::Receiver<bool>,
         pause: watch::Receiver<bool>,
     ) -> Result<Option<Record>, SiteError>;
+    /// How these instances are. Those that the cloud does not know any more are left out.
+    fn instances<'l>(&'l self, ids: &'l [InstanceId]) -> Later<'l, Answer<Vec<Instance>>>;
     /// What is ours and nobody's.
     fn leaks<'l>(&'l self, site: &'l str, records: &'l [Record]) -> Later<'l, Answer<Vec<Owned>>>;
     /// Ends that.
@@ -52,6 +55,10 @@ impl<C: Cloud> Account for C {
                 _ = pause.wait_for(|pause| *pause) => Ok(None),
             }
         })
+    }
+
+    fn instances<'l>(&'l self, ids: &'l [InstanceId]) -> Later<'l, Answer<Vec<Instance>>> {
+        Box::pin(Cloud::instances(self, ids))
     }
 
     fn leaks<'l>(&'l self, site: &'l str, records: &'l [Record]) -> Later<'l, Answer<Vec<Owned>>> {

@@ -185,7 +185,7 @@ pub fn run_of(record: &Record, forecast: &Forecast, predicted: Option<Span>, est
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use rocks_provision::cloud::BootMode;
@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    fn order(method: order::Method) -> Order {
+    pub(in super::super) fn order(method: order::Method) -> Order {
         let shipment = Shipment {
             image: "lite".parse().unwrap(),
             build: None,

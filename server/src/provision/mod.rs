@@ -3,6 +3,7 @@
 
 pub mod account;
 mod blocks;
+mod expire;
 pub mod forecast;
 pub mod known;
 pub mod site;
@@ -67,13 +68,23 @@ pub struct Provisions {
     running: Mutex<BTreeMap<ProvisionId, watch::Sender<bool>>>,
     /// Whether this frontend ends.
     pause: watch::Sender<bool>,
+    /// Held by whoever changes a record of which no task is running.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Provisions {
     /// Provisions of a frontend; without `accounts` none can be begun.
     #[must_use]
     pub fn new(store: Store, site: Arc<Frontend>, tag: String, accounts: Option<Accounts>) -> Arc<Self> {
-        Arc::new(Self { store, site, tag, accounts, running: Mutex::default(), pause: watch::Sender::new(false) })
+        Arc::new(Self {
+            store,
+            site,
+            tag,
+            accounts,
+            running: Mutex::default(),
+            pause: watch::Sender::new(false),
+            changing: tokio::sync::Mutex::default(),
+        })
     }
 
     async fn account(&self, region: &str) -> Result<Arc<dyn Account>, ProvisionError> {
@@ -206,6 +217,7 @@ impl Provisions {
     /// # Errors
     /// There is none, or nothing is left of it.
     pub async fn cancel(self: &Arc<Self>, id: &ProvisionId) -> Result<(), ProvisionError> {
+        let _turn = self.changing.lock().await;
         let mut record = self.store.provision(id).await?;
         let is_running = {
             let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);

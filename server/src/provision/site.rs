@@ -1,6 +1,6 @@
 //! The frontend's part of a provision: images, hosts and their join documents, the shipment, and what hosts report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use rocks_common::wire::{JoinToken, Outcome};
 use rocks_provision::engine::{Blocks, Shipped, Site, SiteError};
 use rocks_provision::ids::{ProvisionId, VolumeId};
 use rocks_provision::order::Order;
-use rocks_provision::record::Record;
+use rocks_provision::record::{Record, Status};
 use rocks_ship::shipment::Progress;
 
 use super::blocks::Changed;
@@ -284,6 +284,12 @@ impl Site for Frontend {
 
     async fn forget(&self, record: &Record) -> Result<(), SiteError> {
         self.remove(&[receiver_of(&record.id)?]).await?;
-        self.remove(&record.order.hosts).await
+        // A host that was removed by hand may be another provision's by now.
+        let all = self.store.provisions().await.map_err(|error| failed(&error))?;
+        let others =
+            all.iter().filter(|other| other.id != record.id && matches!(other.status, Status::Running | Status::Done));
+        let taken: BTreeSet<&HostName> = others.flat_map(|other| &other.order.hosts).collect();
+        let hosts: Vec<HostName> = record.order.hosts.iter().filter(|host| !taken.contains(host)).cloned().collect();
+        self.remove(&hosts).await
     }
 }

@@ -1,0 +1,105 @@
+//! Hosts of instances that somebody ended: they expire.
+//!
+//! Only what the cloud says is terminated counts, which it says for about an hour. An instance that it does not know may be another account's, or the
+//! keys another's: its host stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rocks_common::ids::HostName;
+use rocks_provision::cloud::InstanceState;
+use rocks_provision::ids::InstanceId;
+use rocks_provision::record::{Record, Status};
+
+use super::{ProvisionError, Provisions};
+use crate::store::StoreError;
+
+/// Instances that are asked about in one call.
+const AT_ONCE: usize = 100;
+
+/// Takes the hosts out of a provision whose instances are among `gone`, and gives them.
+fn take_gone(record: &mut Record, gone: &BTreeSet<InstanceId>) -> Vec<HostName> {
+    let instances = record.found.instances.iter();
+    let hosts: Vec<HostName> =
+        instances.filter(|(_, one)| gone.contains(&one.id)).map(|(host, _)| host.clone()).collect();
+    record.found.instances.retain(|host, _| !hosts.contains(host));
+    // Their names are free again: another provision may have them when this one is cancelled.
+    record.order.hosts.retain(|host| !hosts.contains(host));
+    hosts
+}
+
+impl Provisions {
+    /// Looks at the instances of provisions that are done, and removes the hosts of those that are terminated. Gives these.
+    ///
+    /// # Errors
+    /// The store's or the cloud's.
+    pub async fn expire(&self) -> Result<Vec<HostName>, ProvisionError> {
+        let mut regions: BTreeMap<String, Vec<InstanceId>> = BTreeMap::new();
+        for record in self.store.provisions().await?.into_iter().filter(|record| record.status == Status::Done) {
+            let ids = record.found.instances.into_values().map(|one| one.id);
+            regions.entry(record.order.region).or_default().extend(ids);
+        }
+        let mut gone = BTreeSet::new();
+        for (region, ids) in regions {
+            let account = self.account(&region).await?;
+            for ids in ids.chunks(AT_ONCE) {
+                let seen = account.instances(ids).await?;
+                gone.extend(seen.into_iter().filter(|one| one.state == InstanceState::Terminated).map(|one| one.id));
+            }
+        }
+        if gone.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _turn = self.changing.lock().await;
+        let mut expired = Vec::new();
+        for mut record in self.store.provisions().await?.into_iter().filter(|record| record.status == Status::Done) {
+            let hosts = take_gone(&mut record, &gone);
+            for host in &hosts {
+                match self.store.remove_hosts(std::slice::from_ref(host)).await {
+                    Ok(()) | Err(StoreError::Missing { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                tracing::info!(%host, provision = %record.id, "its instance was terminated: it is a host no more");
+            }
+            if !hosts.is_empty() {
+                self.store.keep_provision(&record).await?;
+                expired.extend(hosts);
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Does so again and again.
+    pub async fn expire_always(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            match self.expire().await {
+                Ok(_) | Err(ProvisionError::NoCloud) => {}
+                Err(error) => tracing::warn!("instances cannot be looked at: {error}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use rocks_provision::record::Launched;
+
+    use super::*;
+
+    #[test]
+    fn what_is_terminated_is_taken_out_and_nothing_else() {
+        let order = crate::provision::forecast::tests::order(rocks_provision::order::Method::Udt);
+        let mut record = Record::new("lite-1".parse().unwrap(), "site".to_owned(), order, Timestamp::UNIX_EPOCH);
+        let id = |n: usize| format!("i-0000000000000000{n}").parse::<InstanceId>().unwrap();
+        for (n, host) in record.order.hosts.clone().into_iter().enumerate() {
+            let launched = Launched { id: id(n), state: InstanceState::Running, address: None, converged: None };
+            record.found.instances.insert(host, launched);
+        }
+        let gone = take_gone(&mut record, &BTreeSet::from([id(1), id(9)]));
+        assert_eq!(gone.iter().map(HostName::as_str).collect::<Vec<_>>(), ["lite-0-1"]);
+        assert_eq!((record.order.hosts.len(), record.found.instances.len()), (3, 3));
+        assert!(take_gone(&mut record, &BTreeSet::from([id(1)])).is_empty());
+    }
+}
