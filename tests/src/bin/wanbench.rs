@@ -72,6 +72,10 @@ struct Outcome {
     bytes: u64,
     /// Bytes after the first third of the time: the ramp left out.
     late_bytes: u64,
+    /// Bytes of each hundredth of the last second.
+    tail: Vec<u64>,
+    /// When it began to connect, or accepted: seconds on this machine's clock, which both ends share.
+    begun: f64,
     seconds: f64,
     cpu: f64,
     retransmitted: f64,
@@ -81,6 +85,17 @@ struct Outcome {
 fn cpu() -> f64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+}
+
+fn clock() -> f64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+}
+
+/// What came within the first seconds since the sender began to connect; the receiver counts from when it accepted.
+fn since_connect(there: &Outcome, here: &Outcome) -> u64 {
+    let gap = ((there.begun - here.begun).clamp(0.0, 1.0) * 100.0).round() as usize;
+    there.bytes - there.tail.iter().rev().take(gap).sum::<u64>()
 }
 
 fn options(kind: &str) -> Options {
@@ -173,35 +188,42 @@ fn receive(kind: &str, pki: &Path, seconds: f64, at: SocketAddr) -> Result<Outco
     let config = server_config(pki)?;
     let mut readers = Vec::new();
     let mut begun = None;
+    let mut outcome = Outcome { seconds, tail: vec![0; 100], ..Outcome::default() };
     for _ in 0..streams(kind) {
         let conn = listener.accept(Some(Duration::from_secs(20)))?.context("nobody connected")?;
-        let begun = *begun.get_or_insert_with(Instant::now);
+        let begun = *begun.get_or_insert_with(|| {
+            outcome.begun = clock();
+            Instant::now()
+        });
         let config = config.clone();
         let secure = is_secure(kind);
-        readers.push(std::thread::spawn(move || -> Result<(u64, u64)> {
+        readers.push(std::thread::spawn(move || -> Result<(u64, u64, Vec<u64>)> {
             let mut stream = if secure {
                 Stream::Secure(Box::new(transport::secure_server(conn, &config)?))
             } else {
                 Stream::Plain(conn)
             };
             let mut block = vec![0; 1 << 20];
-            let (mut bytes, mut late) = (0, 0);
+            let (mut bytes, mut late, mut tail) = (0, 0, vec![0; 100]);
             loop {
                 let n = stream.read(&mut block)? as u64;
                 let at = begun.elapsed().as_secs_f64();
                 if at >= seconds || n == 0 {
-                    return Ok((bytes, late));
+                    return Ok((bytes, late, tail));
                 }
                 bytes += n;
                 late += if at > seconds / 3.0 { n } else { 0 };
+                if at >= seconds - 1.0 {
+                    tail[(((at - seconds + 1.0) * 100.0) as usize).min(99)] += n;
+                }
             }
         }));
     }
-    let mut outcome = Outcome { seconds, ..Outcome::default() };
     for reader in readers {
-        let (bytes, late) = reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
+        let (bytes, late, tail) = reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
         outcome.bytes += bytes;
         outcome.late_bytes += late;
+        outcome.tail.iter_mut().zip(tail).for_each(|(all, n)| *all += n);
     }
     outcome.cpu = cpu();
     Ok(outcome)
@@ -213,6 +235,7 @@ fn send(kind: &str, pki: &Path, seconds: f64, to: SocketAddr) -> Result<Outcome>
     // Random enough that nothing could compress it.
     let block: Vec<u8> = (0..1u64 << 20).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8).collect();
     let end = Instant::now() + Duration::from_secs_f64(seconds + 2.0);
+    let mut outcome = Outcome { seconds, begun: clock(), ..Outcome::default() };
     let mut writers = Vec::new();
     for _ in 0..streams(kind) {
         let conn = transport.connect(to)?;
@@ -229,7 +252,6 @@ fn send(kind: &str, pki: &Path, seconds: f64, to: SocketAddr) -> Result<Outcome>
             Ok(stream.stats())
         }));
     }
-    let mut outcome = Outcome { seconds, ..Outcome::default() };
     for writer in writers {
         let stats = writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
         outcome.retransmitted = stats.retransmitted as f64 / stats.packets.max(1) as f64;
@@ -288,7 +310,7 @@ fn bench(args: &Args) -> Result<()> {
         None => (0..LINKS.len()).collect(),
     };
     println!(
-        "Percent of the link's rate: whole {} s with connecting and ramp / without the first third. CPU s per GB, both ends.",
+        "Percent of the link's rate: the first {} s since the sender began to connect / since the receiver accepted / without the first third. CPU s per GB, both ends.",
         args.seconds
     );
     println!("| link | {} |\n|---|{}", kinds.join(" | "), "---|".repeat(kinds.len()));
@@ -298,7 +320,7 @@ fn bench(args: &Args) -> Result<()> {
         shape.loss = loss / 100.0;
         shape.reorder = late / 100.0;
         shape.queue = Duration::from_millis(queue);
-        let mut cells = vec![(Vec::new(), Vec::new(), Vec::new()); kinds.len()];
+        let mut cells = vec![(Vec::new(), Vec::new(), Vec::new(), Vec::new()); kinds.len()];
         // Interleaved, so that a busy minute of this machine does not hit one of them alone.
         for _ in 0..args.runs {
             for (kind, cell) in kinds.iter().zip(&mut cells) {
@@ -313,11 +335,12 @@ fn bench(args: &Args) -> Result<()> {
                 let percent = |bytes: u64, seconds: f64| bytes as f64 * 8.0 / seconds / (mbit * 1e6) * 100.0;
                 let (whole, settled) =
                     (percent(there.bytes, args.seconds), percent(there.late_bytes, args.seconds * 2.0 / 3.0));
+                let first = percent(since_connect(&there, &here), args.seconds);
                 let cpu = (there.cpu + here.cpu) / (there.bytes.max(1) as f64 / 1e9);
                 if args.verbose {
                     let c = wan.counts(Way::There);
                     eprintln!(
-                        "{name} {kind}: {whole:.1} / {settled:.1} %, {cpu:.1} s/GB (sends {:.1}), again {:.2} %, loss {:.2} %, dropped {:.2} %, late {:.2} %",
+                        "{name} {kind}: {first:.1} / {whole:.1} / {settled:.1} %, {cpu:.1} s/GB (sends {:.1}), again {:.2} %, loss {:.2} %, dropped {:.2} %, late {:.2} %",
                         here.cpu / (there.bytes.max(1) as f64 / 1e9),
                         here.retransmitted * 100.0,
                         here.loss * 100.0,
@@ -325,14 +348,15 @@ fn bench(args: &Args) -> Result<()> {
                         c.late as f64 * 100.0 / c.delivered.max(1) as f64
                     );
                 }
-                cell.0.push(whole);
-                cell.1.push(settled);
-                cell.2.push(cpu);
+                cell.0.push(first);
+                cell.1.push(whole);
+                cell.2.push(settled);
+                cell.3.push(cpu);
             }
         }
         let cells: Vec<String> = cells
             .into_iter()
-            .map(|(w, s, c)| format!("{:.0} / {:.0} ({:.1})", median(w), median(s), median(c)))
+            .map(|(f, w, s, c)| format!("{:.0} / {:.0} / {:.0} ({:.1})", median(f), median(w), median(s), median(c)))
             .collect();
         println!("| {name} | {} |", cells.join(" | "));
     }
