@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use rocks_ship::transport::{self, Connection, Options, Stats, Tcp, Transport, Udt};
 use rocks_tests::pki;
-use rocks_tests::process::wait_for;
+use rocks_tests::process::{Running, wait_for};
 use rocks_tests::wan::{End, Shape, Wan, Way};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,9 @@ struct Args {
     /// Only links whose number (from 0) is in this list, separated by commas
     #[arg(long)]
     links: Option<String>,
+    /// These ways at once on one link, separated by commas, instead of one after the other
+    #[arg(long)]
+    together: Option<String>,
     /// Show every run
     #[arg(long)]
     verbose: bool,
@@ -268,26 +271,71 @@ fn outcome(log: &Path) -> Result<Outcome> {
     Ok(serde_json::from_str(line)?)
 }
 
-fn measure(wan: &Wan, kind: &str, dir: &Path, seconds: f64) -> Result<(Outcome, Outcome)> {
-    let me = std::env::current_exe()?;
-    let (there, here) = (dir.join("receive.log"), dir.join("send.log"));
-    for log in [&there, &here] {
-        drop(std::fs::remove_file(log));
+/// Both ends of one connection, under way.
+struct Ends {
+    logs: [PathBuf; 2],
+    receiver: Running,
+    sender: Running,
+}
+
+impl Ends {
+    /// Starts them; `at` tells those apart that share a link.
+    fn start(wan: &Wan, kind: &str, dir: &Path, at: usize, seconds: f64) -> Result<Self> {
+        let me = std::env::current_exe()?;
+        let logs = ["receive", "send"].map(|role| dir.join(format!("{role}{at}.log")));
+        for log in &logs {
+            drop(std::fs::remove_file(log));
+        }
+        let [there, here] = &logs;
+        let time = seconds.to_string();
+        let start = |end, role: &str, address: String, log: &Path| {
+            wan.at(end, &me).args([role, kind]).arg(dir).args([&time, &address]).start(log)
+        };
+        let receiver = start(End::B, "receive", format!("{}:0", Wan::address(End::B)), there)?;
+        let port = wait_for("the receiver's port", Duration::from_secs(10), || {
+            let text = std::fs::read_to_string(there)?;
+            Ok(text.lines().find_map(|l| l.strip_prefix("port ").map(str::to_owned)))
+        })?;
+        let sender = start(End::A, "send", format!("{}:{port}", Wan::address(End::B)), here)?;
+        Ok(Self { logs, receiver, sender })
     }
-    let time = seconds.to_string();
-    let start = |end, role: &str, address: String, log: &Path| {
-        wan.at(end, &me).args([role, kind]).arg(dir).args([&time, &address]).start(log)
-    };
-    let mut receiver = start(End::B, "receive", format!("{}:0", Wan::address(End::B)), &there)?;
-    let port = wait_for("the receiver's port", Duration::from_secs(10), || {
-        let text = std::fs::read_to_string(&there)?;
-        Ok(text.lines().find_map(|l| l.strip_prefix("port ").map(str::to_owned)))
-    })?;
-    let mut sender = start(End::A, "send", format!("{}:{port}", Wan::address(End::B)), &here)?;
-    let limit = Duration::from_secs_f64(seconds + 20.0);
-    wait_for("the receiver's end", limit, || Ok(receiver.ended()))?;
-    wait_for("the sender's end", limit, || Ok(sender.ended()))?;
-    Ok((outcome(&there)?, outcome(&here)?))
+
+    /// What the receiver and the sender say at their end.
+    fn end(mut self, seconds: f64) -> Result<(Outcome, Outcome)> {
+        let limit = Duration::from_secs_f64(seconds + 20.0);
+        wait_for("the receiver's end", limit, || Ok(self.receiver.ended()))?;
+        wait_for("the sender's end", limit, || Ok(self.sender.ended()))?;
+        let [there, here] = &self.logs;
+        Ok((outcome(there)?, outcome(here)?))
+    }
+}
+
+fn measure(wan: &Wan, kind: &str, dir: &Path, seconds: f64) -> Result<(Outcome, Outcome)> {
+    Ends::start(wan, kind, dir, 0, seconds)?.end(seconds)
+}
+
+/// Several at once on one link: what each gets of it, the first third of the time left out.
+fn together(kinds: &str, args: &Args, dir: &Path) -> Result<()> {
+    for (mbit, rtt) in [(100.0, 40), (100.0, 180), (20.0, 30)] {
+        let mut shape = Shape::new(mbit, Duration::from_millis(rtt));
+        shape.queue = Duration::from_millis(50);
+        for _ in 0..args.runs {
+            let wan = Wan::new(shape)?;
+            let ends: Vec<Ends> = kinds
+                .split(',')
+                .enumerate()
+                .map(|(at, kind)| Ends::start(&wan, kind, dir, at, args.seconds))
+                .collect::<Result<_>>()?;
+            let mut shares = Vec::new();
+            for one in ends {
+                let (there, _) = one.end(args.seconds)?;
+                let settled = there.late_bytes as f64 * 8.0 / (args.seconds * 2.0 / 3.0) / 1e6;
+                shares.push(format!("{settled:.0}"));
+            }
+            println!("{mbit} Mbit/s {rtt} ms, {kinds}: {} Mbit/s", shares.join(" / "));
+        }
+    }
+    Ok(())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -298,6 +346,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn bench(args: &Args) -> Result<()> {
     let dir = tempfile::tempdir()?;
     pki::make(dir.path())?;
+    if let Some(kinds) = &args.together {
+        return together(kinds, args, dir.path());
+    }
     let mut kinds: Vec<&str> = KINDS.to_vec();
     if cfg!(feature = "udt4") {
         kinds.push("udt4");

@@ -123,6 +123,8 @@ pub struct Control {
     round_delivered: u64,
     round_lost: u64,
     loss: f64,
+    /// How much of that is made up for by sending more.
+    made_up: f64,
     cap: Option<f64>,
     packet: f64,
     first_rtt: Nanos,
@@ -158,6 +160,7 @@ impl Control {
             round_delivered: 0,
             round_lost: 0,
             loss: 0.0,
+            made_up: 0.0,
             cap: cap.map(|c| c.max(1) as f64),
             packet: packet as f64,
             first_rtt: 100 * MS,
@@ -237,7 +240,7 @@ impl Control {
                 let rtt = self.rtt();
                 let target = (rtt / 10).clamp(5 * MS, 12 * MS);
                 let over = self.queue.saturating_sub(target) as f64 / rtt.max(20 * MS) as f64;
-                (CRUISE_GAIN + self.loss.min(TOLERATED)) * (1.0 - (0.25 * over).min(0.08))
+                (CRUISE_GAIN + self.made_up) * (1.0 - (0.25 * over).min(0.08))
             }
         }
     }
@@ -394,6 +397,9 @@ impl Control {
                 // What was lost in a try, or in a cut, is told in the rounds after it and says nothing of the known rate.
                 if self.rounds_here() >= 2 {
                     self.loss = self.loss * 0.75 + lossy * 0.25;
+                    // What arrives at the full rate all the same was lost because too much left: to send more would lose more.
+                    let missing = if best < self.rate() * 0.99 { lossy.min(TOLERATED) } else { 0.0 };
+                    self.made_up = self.made_up * 0.75 + missing * 0.25;
                 }
                 let settled = self.rounds_here() >= 3 && self.round > self.blind_round + 3;
                 if settled && enough && lossy > TOO_LOSSY && !s.starved && best < self.rate() * 0.9 {

@@ -17,7 +17,7 @@ use crate::transport::{Connection, Error, Options, Stats};
 /// How often the receiving thread looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 /// The longest that arriving packets wait in the kernel to be taken together.
-const NAP: Duration = Duration::from_micros(1000);
+const NAP: Duration = Duration::from_micros(2000);
 /// Refused again and again for this long, with nothing heard: the peer's process is gone.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// The farewell is sent this often; each may be lost.

@@ -28,6 +28,8 @@ const BEAT: Nanos = 10 * MS;
 const RANGES: usize = 64;
 /// A sender that was not run for a while catches up on so much; more would only overflow the path's queue.
 const CATCH_UP: Nanos = 8 * MS;
+/// The most that leaves at once, as time at the rate: well below the shortest queue.
+const TOGETHER: Nanos = 2 * MS;
 /// Packets that one call may hand out: what the kernel takes as one.
 const TRAIN: usize = 60;
 /// Bytes that one call may hand out.
@@ -381,7 +383,9 @@ impl Core {
         let dest = if self.state == State::Early { self.own } else { self.peer };
         // What was slept through is caught up on, but not without end: a burst would overflow a short queue.
         let behind = (now - self.pace).min(CATCH_UP);
-        let quantum = rate * (MS as f64 + behind as f64) / 1e9;
+        // What leaves together costs one call and one wake, here and there; on a long path two milliseconds of it are nothing.
+        let together = (self.rtt_now() / 64).clamp(MS, TOGETHER);
+        let quantum = rate * (together + behind) as f64 / 1e9;
         let mut sent = 0usize;
         let mut segment = 0;
         for _ in 0..TRAIN {

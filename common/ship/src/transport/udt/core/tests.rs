@@ -336,6 +336,7 @@ fn paths_are_filled() {
         ("a thousandth lost", 200.0, 90, 50, 0.001, 0.92),
         ("a hundredth lost", 200.0, 90, 50, 0.01, 0.92),
         ("near", 500.0, 20, 50, 0.0001, 0.93),
+        ("a twentieth lost", 100.0, 90, 50, 0.05, 0.85),
         ("a short queue", 100.0, 90, 5, 0.0, 0.92),
         ("fast and far", 500.0, 90, 50, 0.0, 0.9),
     ] {
