@@ -115,6 +115,10 @@ pub struct Control {
     quick: f64,
     /// Since when trains arrive slower than they leave.
     choked: Option<Nanos>,
+    /// How often the start may yet go on after what looked like its end.
+    resumptions: u32,
+    /// The start is over and has not been looked behind yet.
+    doubtful: bool,
     /// What packets sent ahead of the stream have shown of the path.
     hint: Option<f64>,
     full_rate: f64,
@@ -153,6 +157,8 @@ impl Control {
             trains: [0.0; 5],
             quick: 0.0,
             choked: None,
+            resumptions: 3,
+            doubtful: false,
             hint: None,
             full_rate: 0.0,
             full_rounds: 0,
@@ -228,7 +234,8 @@ impl Control {
 
     fn gain(&self) -> f64 {
         match self.phase {
-            Phase::Startup if self.hint.is_some() => HINTED_GAIN,
+            // More than it said has arrived: it was wrong.
+            Phase::Startup if self.hint.is_some_and(|h| self.quick < h * 1.25) => HINTED_GAIN,
             Phase::Startup => STARTUP_GAIN,
             Phase::Drain => 0.5,
             Phase::Up => UP_GAIN,
@@ -342,8 +349,10 @@ impl Control {
             return;
         }
         let since = *self.choked.get_or_insert(now);
-        // A machine that was late once looks the same for as long as it was.
-        if now >= since + (self.rtt() / 8).max(10 * MS) {
+        // What does not arrive stands in a queue or is lost. A machine that was late for a moment looks the same for as long.
+        let queue = self.recent.iter().min().map_or(0, |r| r.saturating_sub(self.rtt()));
+        let missing = self.round_lost as f64 > 0.02 * self.round_delivered as f64 || queue > 3 * MS;
+        if missing && now >= since + (self.rtt() / 6).max(10 * MS) {
             self.leave_startup(now);
         }
     }
@@ -352,13 +361,29 @@ impl Control {
     fn leave_startup(&mut self, now: Nanos) {
         let mut trains = self.trains;
         trains.sort_by(f64::total_cmp);
-        let shown = trains[trains.len() / 2];
+        // Not the highest, which may be a jump, nor the middle: lateness only ever lowers them.
+        let shown = trains[trains.len() - 2];
         if shown > 0.0 {
             self.rates.clear();
             // It need not be believed for long: what is measured over whole round trips is better.
             self.rates.push_back((self.round.saturating_sub(6), now, shown));
         }
+        self.doubtful = self.resumptions > 0;
         self.enter(Phase::Drain, now);
+    }
+
+    /// A try has found more: another, or the start again when it was only held up by something that passed.
+    fn go_on(&mut self, now: Nanos) {
+        self.rate_at_up = self.rate();
+        if !std::mem::take(&mut self.doubtful) {
+            return self.enter(Phase::Up, now);
+        }
+        self.resumptions -= 1;
+        self.choked = None;
+        self.trains = [self.rate(); 5];
+        self.quick = self.rate();
+        (self.full_rate, self.full_rounds) = (self.rate(), 0);
+        self.enter(Phase::Startup, now);
     }
 
     fn on_round(&mut self, s: &Sample) {
@@ -426,7 +451,7 @@ impl Control {
             Phase::Drain => {
                 if s.inflight as f64 <= self.bdp() || s.now > self.since + rtt + rtt / 2 {
                     // A queue ended the growth, and it may have been somebody else's: see at once whether there is more.
-                    let early = self.full_rounds == 0 && self.choked.is_none();
+                    let early = self.full_rounds == 0 || self.doubtful;
                     self.rate_at_up = self.rate();
                     self.enter(if early { Phase::Up } else { Phase::Cruise }, s.now);
                 }
@@ -448,9 +473,7 @@ impl Control {
                 }
                 // Fed back one round late: as long as it grows, go on.
                 if self.rounds_here() >= 2 && self.rate() > self.rate_at_up * 1.08 {
-                    self.rate_at_up = self.rate();
-                    self.enter(Phase::Up, s.now);
-                    return;
+                    return self.go_on(s.now);
                 }
                 if self.rounds_here() >= 2 || s.now > self.since + rtt + rtt / 4 {
                     // No more can stand in the queue than it has ever held: the rest was dropped, not queued.
@@ -462,9 +485,11 @@ impl Control {
             Phase::Down => {
                 if s.now >= self.until {
                     // The packets of the try are still being answered: if it grew, it goes on.
-                    let grew = self.rate() > self.rate_at_up * 1.08;
-                    self.rate_at_up = self.rate();
-                    self.enter(if grew { Phase::Up } else { Phase::Cruise }, s.now);
+                    if self.rate() > self.rate_at_up * 1.08 {
+                        return self.go_on(s.now);
+                    }
+                    self.doubtful = false;
+                    self.enter(Phase::Cruise, s.now);
                 }
             }
             Phase::ProbeRtt => {
