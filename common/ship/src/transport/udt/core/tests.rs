@@ -253,6 +253,17 @@ fn a_path_that_stands_once_in_the_start_is_no_slow_path() {
 }
 
 #[test]
+fn a_path_that_stands_for_a_moment_is_believed_again_soon() {
+    for long in [150, 300] {
+        let mut w = World::new(|| Path::new(200.0, 90, 50, 0.0));
+        w.there.loss = 0.001;
+        w.held = Some((4000 * MS, (4000 + long) * MS));
+        let share = first_seconds(&mut w, 12);
+        assert!(share > 89.0, "stood for {long} ms: {share} %; {:?}", w.a.figures());
+    }
+}
+
+#[test]
 fn the_rate_is_known_before_the_stream_begins() {
     for mbit in [1.0, 5.0, 20.0, 100.0, 200.0] {
         let mut w = World::new(|| Path::new(mbit, 90, 200, 0.0));
