@@ -78,8 +78,8 @@ bench: bootstrap
 	$(TARGET)/release/swarm 2000
 	$(TARGET)/release/agentbench
 
-# Only the module over UDT4's C++ library has `unsafe`: it, the library and what runs beside them, with every access looked at. The
-# sanitizer is behind a switch that the stable toolchain honours when told so; build scripts, being of the host, stay as they are.
+# Only the module over UDT4's C++ library stands on code that is not memory safe: it, the library and what runs beside them, with every
+# access looked at. The sanitizer is behind a switch that the stable toolchain honours when told so; build scripts, being of the host, stay as they are.
 # A compiler without the sanitizer leaves the C++ as it is: what it does wrong then shows only where it meets our memory.
 ASAN_HOST := x86_64-unknown-linux-gnu
 asan: bootstrap
