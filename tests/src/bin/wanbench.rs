@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use rocks_ship::transport::{self, Connection, Options, Stats, Tcp, Transport, Udt};
 use rocks_tests::pki;
-use rocks_tests::process::wait_for;
+use rocks_tests::process::{Running, wait_for};
 use rocks_tests::wan::{End, Shape, Wan, Way};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,9 @@ struct Args {
     /// Only links whose number (from 0) is in this list, separated by commas
     #[arg(long)]
     links: Option<String>,
+    /// These ways at once on one link, separated by commas, instead of one after the other
+    #[arg(long)]
+    together: Option<String>,
     /// Show every run
     #[arg(long)]
     verbose: bool,
@@ -72,6 +75,10 @@ struct Outcome {
     bytes: u64,
     /// Bytes after the first third of the time: the ramp left out.
     late_bytes: u64,
+    /// Bytes of each hundredth of the last second.
+    tail: Vec<u64>,
+    /// When it began to connect, or accepted: seconds on this machine's clock, which both ends share.
+    begun: f64,
     seconds: f64,
     cpu: f64,
     retransmitted: f64,
@@ -81,6 +88,17 @@ struct Outcome {
 fn cpu() -> f64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+}
+
+fn clock() -> f64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+}
+
+/// What came within the first seconds since the sender began to connect; the receiver counts from when it accepted.
+fn since_connect(there: &Outcome, here: &Outcome) -> u64 {
+    let gap = ((there.begun - here.begun).clamp(0.0, 1.0) * 100.0).round() as usize;
+    there.bytes - there.tail.iter().rev().take(gap).sum::<u64>()
 }
 
 fn options(kind: &str) -> Options {
@@ -173,35 +191,42 @@ fn receive(kind: &str, pki: &Path, seconds: f64, at: SocketAddr) -> Result<Outco
     let config = server_config(pki)?;
     let mut readers = Vec::new();
     let mut begun = None;
+    let mut outcome = Outcome { seconds, tail: vec![0; 100], ..Outcome::default() };
     for _ in 0..streams(kind) {
         let conn = listener.accept(Some(Duration::from_secs(20)))?.context("nobody connected")?;
-        let begun = *begun.get_or_insert_with(Instant::now);
+        let begun = *begun.get_or_insert_with(|| {
+            outcome.begun = clock();
+            Instant::now()
+        });
         let config = config.clone();
         let secure = is_secure(kind);
-        readers.push(std::thread::spawn(move || -> Result<(u64, u64)> {
+        readers.push(std::thread::spawn(move || -> Result<(u64, u64, Vec<u64>)> {
             let mut stream = if secure {
                 Stream::Secure(Box::new(transport::secure_server(conn, &config)?))
             } else {
                 Stream::Plain(conn)
             };
             let mut block = vec![0; 1 << 20];
-            let (mut bytes, mut late) = (0, 0);
+            let (mut bytes, mut late, mut tail) = (0, 0, vec![0; 100]);
             loop {
                 let n = stream.read(&mut block)? as u64;
                 let at = begun.elapsed().as_secs_f64();
                 if at >= seconds || n == 0 {
-                    return Ok((bytes, late));
+                    return Ok((bytes, late, tail));
                 }
                 bytes += n;
                 late += if at > seconds / 3.0 { n } else { 0 };
+                if at >= seconds - 1.0 {
+                    tail[(((at - seconds + 1.0) * 100.0) as usize).min(99)] += n;
+                }
             }
         }));
     }
-    let mut outcome = Outcome { seconds, ..Outcome::default() };
     for reader in readers {
-        let (bytes, late) = reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
+        let (bytes, late, tail) = reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
         outcome.bytes += bytes;
         outcome.late_bytes += late;
+        outcome.tail.iter_mut().zip(tail).for_each(|(all, n)| *all += n);
     }
     outcome.cpu = cpu();
     Ok(outcome)
@@ -213,6 +238,7 @@ fn send(kind: &str, pki: &Path, seconds: f64, to: SocketAddr) -> Result<Outcome>
     // Random enough that nothing could compress it.
     let block: Vec<u8> = (0..1u64 << 20).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8).collect();
     let end = Instant::now() + Duration::from_secs_f64(seconds + 2.0);
+    let mut outcome = Outcome { seconds, begun: clock(), ..Outcome::default() };
     let mut writers = Vec::new();
     for _ in 0..streams(kind) {
         let conn = transport.connect(to)?;
@@ -229,7 +255,6 @@ fn send(kind: &str, pki: &Path, seconds: f64, to: SocketAddr) -> Result<Outcome>
             Ok(stream.stats())
         }));
     }
-    let mut outcome = Outcome { seconds, ..Outcome::default() };
     for writer in writers {
         let stats = writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
         outcome.retransmitted = stats.retransmitted as f64 / stats.packets.max(1) as f64;
@@ -246,26 +271,71 @@ fn outcome(log: &Path) -> Result<Outcome> {
     Ok(serde_json::from_str(line)?)
 }
 
-fn measure(wan: &Wan, kind: &str, dir: &Path, seconds: f64) -> Result<(Outcome, Outcome)> {
-    let me = std::env::current_exe()?;
-    let (there, here) = (dir.join("receive.log"), dir.join("send.log"));
-    for log in [&there, &here] {
-        drop(std::fs::remove_file(log));
+/// Both ends of one connection, under way.
+struct Ends {
+    logs: [PathBuf; 2],
+    receiver: Running,
+    sender: Running,
+}
+
+impl Ends {
+    /// Starts them; `at` tells those apart that share a link.
+    fn start(wan: &Wan, kind: &str, dir: &Path, at: usize, seconds: f64) -> Result<Self> {
+        let me = std::env::current_exe()?;
+        let logs = ["receive", "send"].map(|role| dir.join(format!("{role}{at}.log")));
+        for log in &logs {
+            drop(std::fs::remove_file(log));
+        }
+        let [there, here] = &logs;
+        let time = seconds.to_string();
+        let start = |end, role: &str, address: String, log: &Path| {
+            wan.at(end, &me).args([role, kind]).arg(dir).args([&time, &address]).start(log)
+        };
+        let receiver = start(End::B, "receive", format!("{}:0", Wan::address(End::B)), there)?;
+        let port = wait_for("the receiver's port", Duration::from_secs(10), || {
+            let text = std::fs::read_to_string(there)?;
+            Ok(text.lines().find_map(|l| l.strip_prefix("port ").map(str::to_owned)))
+        })?;
+        let sender = start(End::A, "send", format!("{}:{port}", Wan::address(End::B)), here)?;
+        Ok(Self { logs, receiver, sender })
     }
-    let time = seconds.to_string();
-    let start = |end, role: &str, address: String, log: &Path| {
-        wan.at(end, &me).args([role, kind]).arg(dir).args([&time, &address]).start(log)
-    };
-    let mut receiver = start(End::B, "receive", format!("{}:0", Wan::address(End::B)), &there)?;
-    let port = wait_for("the receiver's port", Duration::from_secs(10), || {
-        let text = std::fs::read_to_string(&there)?;
-        Ok(text.lines().find_map(|l| l.strip_prefix("port ").map(str::to_owned)))
-    })?;
-    let mut sender = start(End::A, "send", format!("{}:{port}", Wan::address(End::B)), &here)?;
-    let limit = Duration::from_secs_f64(seconds + 20.0);
-    wait_for("the receiver's end", limit, || Ok(receiver.ended()))?;
-    wait_for("the sender's end", limit, || Ok(sender.ended()))?;
-    Ok((outcome(&there)?, outcome(&here)?))
+
+    /// What the receiver and the sender say at their end.
+    fn end(mut self, seconds: f64) -> Result<(Outcome, Outcome)> {
+        let limit = Duration::from_secs_f64(seconds + 20.0);
+        wait_for("the receiver's end", limit, || Ok(self.receiver.ended()))?;
+        wait_for("the sender's end", limit, || Ok(self.sender.ended()))?;
+        let [there, here] = &self.logs;
+        Ok((outcome(there)?, outcome(here)?))
+    }
+}
+
+fn measure(wan: &Wan, kind: &str, dir: &Path, seconds: f64) -> Result<(Outcome, Outcome)> {
+    Ends::start(wan, kind, dir, 0, seconds)?.end(seconds)
+}
+
+/// Several at once on one link: what each gets of it, the first third of the time left out.
+fn together(kinds: &str, args: &Args, dir: &Path) -> Result<()> {
+    for (mbit, rtt) in [(100.0, 40), (100.0, 180), (20.0, 30)] {
+        let mut shape = Shape::new(mbit, Duration::from_millis(rtt));
+        shape.queue = Duration::from_millis(50);
+        for _ in 0..args.runs {
+            let wan = Wan::new(shape)?;
+            let ends: Vec<Ends> = kinds
+                .split(',')
+                .enumerate()
+                .map(|(at, kind)| Ends::start(&wan, kind, dir, at, args.seconds))
+                .collect::<Result<_>>()?;
+            let mut shares = Vec::new();
+            for one in ends {
+                let (there, _) = one.end(args.seconds)?;
+                let settled = there.late_bytes as f64 * 8.0 / (args.seconds * 2.0 / 3.0) / 1e6;
+                shares.push(format!("{settled:.0}"));
+            }
+            println!("{mbit} Mbit/s {rtt} ms, {kinds}: {} Mbit/s", shares.join(" / "));
+        }
+    }
+    Ok(())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -276,6 +346,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn bench(args: &Args) -> Result<()> {
     let dir = tempfile::tempdir()?;
     pki::make(dir.path())?;
+    if let Some(kinds) = &args.together {
+        return together(kinds, args, dir.path());
+    }
     let mut kinds: Vec<&str> = KINDS.to_vec();
     if cfg!(feature = "udt4") {
         kinds.push("udt4");
@@ -288,7 +361,7 @@ fn bench(args: &Args) -> Result<()> {
         None => (0..LINKS.len()).collect(),
     };
     println!(
-        "Percent of the link's rate: whole {} s with connecting and ramp / without the first third. CPU s per GB, both ends.",
+        "Percent of the link's rate: the first {} s since the sender began to connect / since the receiver accepted / without the first third. CPU s per GB, both ends.",
         args.seconds
     );
     println!("| link | {} |\n|---|{}", kinds.join(" | "), "---|".repeat(kinds.len()));
@@ -298,7 +371,7 @@ fn bench(args: &Args) -> Result<()> {
         shape.loss = loss / 100.0;
         shape.reorder = late / 100.0;
         shape.queue = Duration::from_millis(queue);
-        let mut cells = vec![(Vec::new(), Vec::new(), Vec::new()); kinds.len()];
+        let mut cells = vec![(Vec::new(), Vec::new(), Vec::new(), Vec::new()); kinds.len()];
         // Interleaved, so that a busy minute of this machine does not hit one of them alone.
         for _ in 0..args.runs {
             for (kind, cell) in kinds.iter().zip(&mut cells) {
@@ -313,11 +386,12 @@ fn bench(args: &Args) -> Result<()> {
                 let percent = |bytes: u64, seconds: f64| bytes as f64 * 8.0 / seconds / (mbit * 1e6) * 100.0;
                 let (whole, settled) =
                     (percent(there.bytes, args.seconds), percent(there.late_bytes, args.seconds * 2.0 / 3.0));
+                let first = percent(since_connect(&there, &here), args.seconds);
                 let cpu = (there.cpu + here.cpu) / (there.bytes.max(1) as f64 / 1e9);
                 if args.verbose {
                     let c = wan.counts(Way::There);
                     eprintln!(
-                        "{name} {kind}: {whole:.1} / {settled:.1} %, {cpu:.1} s/GB (sends {:.1}), again {:.2} %, loss {:.2} %, dropped {:.2} %, late {:.2} %",
+                        "{name} {kind}: {first:.1} / {whole:.1} / {settled:.1} %, {cpu:.1} s/GB (sends {:.1}), again {:.2} %, loss {:.2} %, dropped {:.2} %, late {:.2} %",
                         here.cpu / (there.bytes.max(1) as f64 / 1e9),
                         here.retransmitted * 100.0,
                         here.loss * 100.0,
@@ -325,14 +399,15 @@ fn bench(args: &Args) -> Result<()> {
                         c.late as f64 * 100.0 / c.delivered.max(1) as f64
                     );
                 }
-                cell.0.push(whole);
-                cell.1.push(settled);
-                cell.2.push(cpu);
+                cell.0.push(first);
+                cell.1.push(whole);
+                cell.2.push(settled);
+                cell.3.push(cpu);
             }
         }
         let cells: Vec<String> = cells
             .into_iter()
-            .map(|(w, s, c)| format!("{:.0} / {:.0} ({:.1})", median(w), median(s), median(c)))
+            .map(|(f, w, s, c)| format!("{:.0} / {:.0} / {:.0} ({:.1})", median(f), median(w), median(s), median(c)))
             .collect();
         println!("| {name} | {} |", cells.join(" | "));
     }

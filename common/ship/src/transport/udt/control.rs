@@ -24,6 +24,13 @@ const UP_GAIN: f64 = 1.25;
 const DOWN_GAIN: f64 = 0.75;
 /// Bytes a second to begin with, before anything is known: one round trip of it is risked.
 const FIRST_RATE: f64 = 3e6;
+/// The share of a hint that is believed, and the most that is begun with on the strength of it.
+const HINT_SHARE: f64 = 0.85;
+const FIRST_MOST: f64 = 40e6;
+/// How fast to grow from there: little should be missing.
+const HINTED_GAIN: f64 = 1.5;
+/// A train of which less than this arrives in the time in which it left is held up by the path.
+const FOLLOWED: f64 = 0.87;
 /// Packets that may be under way on any path.
 const LEAST_PACKETS: f64 = 32.0;
 /// A round that loses more than this says that the rate is not there any more.
@@ -33,6 +40,15 @@ const TOLERATED: f64 = 0.06;
 /// How long a shortest round trip is believed without being seen again.
 const RTT_MEMORY: Nanos = 10 * SECOND;
 
+/// How packets that left one after the other have arrived.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Train {
+    /// Bytes a second that arrived, and never more than left.
+    pub rate: f64,
+    /// The share of what left in that time.
+    pub followed: f64,
+}
+
 /// What an acknowledgement tells.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sample {
@@ -40,6 +56,8 @@ pub struct Sample {
     pub now: Nanos,
     /// Bytes a second that arrived over about one round trip.
     pub rate: Option<f64>,
+    /// The same over the last part of it; unlike [`Self::rate`] it tells of the first packets after a pause, too.
+    pub train: Option<Train>,
     /// There was nothing more to send in that time: the rate says little about the path.
     pub starved: bool,
     /// The round trip of the packet that arrived last.
@@ -92,12 +110,25 @@ pub struct Control {
     queue_seen: Nanos,
     /// What stood in it all through the last round.
     queue: Nanos,
+    /// The last trains of the start, the newest first, and the highest of them.
+    trains: [f64; 5],
+    quick: f64,
+    /// Since when trains arrive slower than they leave.
+    choked: Option<Nanos>,
+    /// How often the start may yet go on after what looked like its end.
+    resumptions: u32,
+    /// The start is over and has not been looked behind yet.
+    doubtful: bool,
+    /// What packets sent ahead of the stream have shown of the path.
+    hint: Option<f64>,
     full_rate: f64,
     full_rounds: u32,
     rate_at_up: f64,
     round_delivered: u64,
     round_lost: u64,
     loss: f64,
+    /// How much of that is made up for by sending more.
+    made_up: f64,
     cap: Option<f64>,
     packet: f64,
     first_rtt: Nanos,
@@ -123,12 +154,19 @@ impl Control {
             round_rtt: Nanos::MAX,
             queue_seen: 0,
             queue: 0,
+            trains: [0.0; 5],
+            quick: 0.0,
+            choked: None,
+            resumptions: 3,
+            doubtful: false,
+            hint: None,
             full_rate: 0.0,
             full_rounds: 0,
             rate_at_up: 0.0,
             round_delivered: 0,
             round_lost: 0,
             loss: 0.0,
+            made_up: 0.0,
             cap: cap.map(|c| c.max(1) as f64),
             packet: packet as f64,
             first_rtt: 100 * MS,
@@ -140,6 +178,18 @@ impl Control {
     /// Tells the round trip of the handshake, before anything else is known.
     pub fn first_rtt(&mut self, rtt: Nanos) {
         self.first_rtt = rtt.max(100_000);
+    }
+
+    /// Tells how fast packets have arrived that were sent ahead of the stream to see that.
+    pub fn hint(&mut self, rate: f64) {
+        if self.quick == 0.0 && rate.is_finite() && rate > 0.0 {
+            self.hint = Some(rate);
+        }
+    }
+
+    /// What to begin with: one round trip of it is risked.
+    fn first_rate(&self) -> f64 {
+        self.hint.map_or(FIRST_RATE, |h| (h * HINT_SHARE).min(FIRST_MOST))
     }
 
     /// Changes the cap.
@@ -174,9 +224,9 @@ impl Control {
     /// Bytes a second to send at.
     pub fn pacing(&self) -> f64 {
         let rate = match self.phase {
-            // The first arrivals come singly and say little: the third round tells of the first.
-            Phase::Startup if self.round < 3 => FIRST_RATE.max(self.rate() * STARTUP_GAIN),
-            Phase::Startup => self.rate() * STARTUP_GAIN,
+            // Greetings come singly and say nothing of the path.
+            Phase::Startup if self.quick == 0.0 => self.first_rate().max(self.rate() * STARTUP_GAIN),
+            Phase::Startup => (self.quick.max(self.rate()) * self.gain()).max(self.first_rate().min(FIRST_RATE)),
             _ => self.rate() * self.gain(),
         };
         rate.min(self.cap.unwrap_or(f64::INFINITY)).max(4.0 * self.packet)
@@ -184,6 +234,8 @@ impl Control {
 
     fn gain(&self) -> f64 {
         match self.phase {
+            // More than it said has arrived: it was wrong.
+            Phase::Startup if self.hint.is_some_and(|h| self.quick < h * 1.25) => HINTED_GAIN,
             Phase::Startup => STARTUP_GAIN,
             Phase::Drain => 0.5,
             Phase::Up => UP_GAIN,
@@ -195,7 +247,7 @@ impl Control {
                 let rtt = self.rtt();
                 let target = (rtt / 10).clamp(5 * MS, 12 * MS);
                 let over = self.queue.saturating_sub(target) as f64 / rtt.max(20 * MS) as f64;
-                (CRUISE_GAIN + self.loss.min(TOLERATED)) * (1.0 - (0.25 * over).min(0.08))
+                (CRUISE_GAIN + self.made_up) * (1.0 - (0.25 * over).min(0.08))
             }
         }
     }
@@ -206,10 +258,9 @@ impl Control {
             return (4.0 * self.packet) as u64;
         }
         let margin = self.pacing() * 0.015 + 16.0 * self.packet;
-        let first = if self.phase == Phase::Startup && self.round < 3 {
-            FIRST_RATE * self.rtt() as f64 / SECOND as f64
-        } else {
-            0.0
+        let first = match self.phase {
+            Phase::Startup => self.pacing() * self.rtt() as f64 / SECOND as f64,
+            _ => 0.0,
         };
         let gain = match self.phase {
             Phase::Startup => STARTUP_GAIN,
@@ -248,6 +299,9 @@ impl Control {
         if s.round {
             self.round += 1;
         }
+        if let (Phase::Startup, Some(train)) = (self.phase, s.train) {
+            self.on_train(s.now, train);
+        }
         if let Some(rate) = s.rate {
             self.best = self.best.max(rate);
             if !s.starved || rate > self.rate() {
@@ -285,6 +339,53 @@ impl Control {
         }
     }
 
+    /// Follows the start within the round trip, and sees its end: more leaves than arrives, however short the queue is.
+    fn on_train(&mut self, now: Nanos, train: Train) {
+        self.trains.rotate_right(1);
+        self.trains[0] = train.rate;
+        self.quick = self.quick.max(train.rate);
+        if train.followed >= FOLLOWED {
+            self.choked = None;
+            return;
+        }
+        let since = *self.choked.get_or_insert(now);
+        // What does not arrive stands in a queue or is lost. A machine that was late for a moment looks the same for as long.
+        let queue = self.recent.iter().min().map_or(0, |r| r.saturating_sub(self.rtt()));
+        let missing = self.round_lost as f64 > 0.02 * self.round_delivered as f64 || queue > 3 * MS;
+        if missing && now >= since + (self.rtt() / 6).max(10 * MS) {
+            self.leave_startup(now);
+        }
+    }
+
+    /// Goes on with what the last trains have shown: rates over a whole round trip still tell of its beginning.
+    fn leave_startup(&mut self, now: Nanos) {
+        let mut trains = self.trains;
+        trains.sort_by(f64::total_cmp);
+        // Not the highest, which may be a jump, nor the middle: lateness only ever lowers them.
+        let shown = trains[trains.len() - 2];
+        if shown > 0.0 {
+            self.rates.clear();
+            // It need not be believed for long: what is measured over whole round trips is better.
+            self.rates.push_back((self.round.saturating_sub(6), now, shown));
+        }
+        self.doubtful = self.resumptions > 0;
+        self.enter(Phase::Drain, now);
+    }
+
+    /// A try has found more: another, or the start again when it was only held up by something that passed.
+    fn go_on(&mut self, now: Nanos) {
+        self.rate_at_up = self.rate();
+        if !std::mem::take(&mut self.doubtful) {
+            return self.enter(Phase::Up, now);
+        }
+        self.resumptions -= 1;
+        self.choked = None;
+        self.trains = [self.rate(); 5];
+        self.quick = self.rate();
+        (self.full_rate, self.full_rounds) = (self.rate(), 0);
+        self.enter(Phase::Startup, now);
+    }
+
     fn on_round(&mut self, s: &Sample) {
         let total = self.round_delivered + self.round_lost;
         if total == 0 {
@@ -302,7 +403,7 @@ impl Control {
         match self.phase {
             Phase::Startup => {
                 if enough && lossy > TOO_LOSSY && self.rate() < self.full_rate * 1.25 {
-                    return self.enter(Phase::Drain, s.now);
+                    return self.leave_startup(s.now);
                 }
                 if s.starved {
                     return;
@@ -314,12 +415,17 @@ impl Control {
                     self.full_rounds += 1;
                 }
                 if self.full_rounds >= 3 {
-                    self.enter(Phase::Drain, s.now);
+                    self.leave_startup(s.now);
                 }
             }
             Phase::Cruise | Phase::ProbeRtt => {
-                self.loss = self.loss * 0.75 + lossy * 0.25;
                 // What was lost in a try, or in a cut, is told in the rounds after it and says nothing of the known rate.
+                if self.rounds_here() >= 2 {
+                    self.loss = self.loss * 0.75 + lossy * 0.25;
+                    // What arrives at the full rate all the same was lost because too much left: to send more would lose more.
+                    let missing = if best < self.rate() * 0.99 { lossy.min(TOLERATED) } else { 0.0 };
+                    self.made_up = self.made_up * 0.75 + missing * 0.25;
+                }
                 let settled = self.rounds_here() >= 3 && self.round > self.blind_round + 3;
                 if settled && enough && lossy > TOO_LOSSY && !s.starved && best < self.rate() * 0.9 {
                     // By half at most: a round in which this machine was late looks the same.
@@ -339,13 +445,13 @@ impl Control {
                 // A queue that stands is the end of the growth, a round before the rate shows it. One late answer is no queue.
                 let queue = self.recent.iter().min().map_or(0, |r| r.saturating_sub(rtt));
                 if queue > rtt / 6 + 4 * MS {
-                    self.enter(Phase::Drain, s.now);
+                    self.leave_startup(s.now);
                 }
             }
             Phase::Drain => {
                 if s.inflight as f64 <= self.bdp() || s.now > self.since + rtt + rtt / 2 {
                     // A queue ended the growth, and it may have been somebody else's: see at once whether there is more.
-                    let early = self.full_rounds == 0;
+                    let early = self.full_rounds == 0 || self.doubtful;
                     self.rate_at_up = self.rate();
                     self.enter(if early { Phase::Up } else { Phase::Cruise }, s.now);
                 }
@@ -367,9 +473,7 @@ impl Control {
                 }
                 // Fed back one round late: as long as it grows, go on.
                 if self.rounds_here() >= 2 && self.rate() > self.rate_at_up * 1.08 {
-                    self.rate_at_up = self.rate();
-                    self.enter(Phase::Up, s.now);
-                    return;
+                    return self.go_on(s.now);
                 }
                 if self.rounds_here() >= 2 || s.now > self.since + rtt + rtt / 4 {
                     // No more can stand in the queue than it has ever held: the rest was dropped, not queued.
@@ -381,9 +485,11 @@ impl Control {
             Phase::Down => {
                 if s.now >= self.until {
                     // The packets of the try are still being answered: if it grew, it goes on.
-                    let grew = self.rate() > self.rate_at_up * 1.08;
-                    self.rate_at_up = self.rate();
-                    self.enter(if grew { Phase::Up } else { Phase::Cruise }, s.now);
+                    if self.rate() > self.rate_at_up * 1.08 {
+                        return self.go_on(s.now);
+                    }
+                    self.doubtful = false;
+                    self.enter(Phase::Cruise, s.now);
                 }
             }
             Phase::ProbeRtt => {

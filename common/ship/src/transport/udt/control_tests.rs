@@ -14,6 +14,7 @@ fn feed(c: &mut Control, now: &mut Nanos, rate: f64, rounds: u32, loss: f64) {
         c.on_sample(&Sample {
             now: *now,
             rate: Some(arrived * SECOND as f64 / rtt as f64),
+            train: None,
             starved: false,
             rtt: Some(rtt),
             delivered: arrived as u64,

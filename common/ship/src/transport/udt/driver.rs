@@ -17,7 +17,7 @@ use crate::transport::{Connection, Error, Options, Stats};
 /// How often the receiving thread looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 /// The longest that arriving packets wait in the kernel to be taken together.
-const NAP: Duration = Duration::from_micros(1000);
+const NAP: Duration = Duration::from_micros(2000);
 /// Refused again and again for this long, with nothing heard: the peer's process is gone.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// The farewell is sent this often; each may be lost.
@@ -139,8 +139,9 @@ impl Shared {
                     continue;
                 }
             }
-            let mut core = self.lock();
+            // Before the lock: waiting for it must not look like the path.
             let now = self.now();
+            let mut core = self.lock();
             let mut from = 0;
             for end in &ends {
                 core.on_datagram(now, &batch[from..*end]);
@@ -148,7 +149,7 @@ impl Shared {
             }
             // The sender sleeps until what it last knew to be next: wake it only for something earlier.
             let wake = core.wake(now) < core.planned || core.is_closed();
-            let rtt = core.figures().min_rtt;
+            let (rtt, looked_at) = (core.figures().min_rtt, core.is_looked_at());
             let user = core.readable() || core.writable() || !core.is_open() || core.is_finishing() || core.at_end();
             drop(core);
             if user {
@@ -159,7 +160,7 @@ impl Shared {
             }
             // One wake for many packets, when they come in a stream and a fraction of the round trip does not matter.
             let nap = Duration::from_nanos(rtt / 64).min(NAP);
-            if ends.len() < 16 && last.elapsed() < 4 * nap {
+            if ends.len() < 16 && last.elapsed() < 4 * nap && !looked_at {
                 thread::sleep(nap);
             }
             last = Instant::now();
@@ -176,7 +177,8 @@ pub struct UdtConnection {
 }
 
 impl UdtConnection {
-    /// Connects and waits until the peer has agreed.
+    /// Connects and waits until the peer has agreed, or until a listener of ours has answered: it will agree, and what is written
+    /// now reaches it a round trip sooner. Should it not, reading and writing say so.
     pub fn connect(to: SocketAddr, options: &Options) -> Result<Self, Error> {
         let any: SocketAddr =
             if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
@@ -199,10 +201,19 @@ impl UdtConnection {
         Ok(this)
     }
 
-    /// A server's end, for a client that has shown its cookie.
-    pub(super) fn accept(socket: Socket, peer: SocketAddr, ask: &Handshake, options: &Options) -> Result<Self, Error> {
+    /// A server's end, for a client that has shown its cookie. `early` are datagrams of it that came to the listener.
+    pub(super) fn accept(
+        socket: Socket,
+        peer: SocketAddr,
+        ask: &Handshake,
+        early: &[Vec<u8>],
+        options: &Options,
+    ) -> Result<Self, Error> {
         let mtu = socket.mtu(peer);
-        let core = Core::server(0, settings(options, mtu), ask, own_id()?, address_words(peer));
+        let mut core = Core::server(0, settings(options, mtu), ask, own_id()?, address_words(peer));
+        for datagram in early {
+            core.on_datagram(0, datagram);
+        }
         Self::start(socket, peer, core, options)
     }
 

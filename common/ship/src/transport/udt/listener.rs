@@ -30,6 +30,9 @@ type Recent = VecDeque<(Instant, SocketAddr, u32)>;
 /// How many are remembered, and for how long.
 const RECENT: (usize, Duration) = (256, Duration::from_secs(10));
 
+/// Datagrams behind a greeting that are kept until its connection stands.
+const EARLY: usize = 32;
+
 impl UdtListener {
     /// Binds the port; 0 takes any that is free.
     pub fn bind(at: SocketAddr, options: &Options) -> Result<Self, Error> {
@@ -53,8 +56,13 @@ impl UdtListener {
             let rest = until.map_or(Duration::from_secs(1), |u| u.saturating_duration_since(Instant::now()));
             let mut asks = Vec::new();
             let mut replies = Vec::new();
+            let mut early: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
             let got = self.socket.receive(buffers, rest.min(Duration::from_secs(1)), |from, bytes| {
                 match self.gate.answer(nanos(self.began.elapsed()), from, bytes) {
+                    // Only of somebody whose cookie has just been seen.
+                    Answer::Ignore if early.len() < EARLY && asks.iter().any(|(f, _)| *f == from) => {
+                        early.push((from, bytes.to_vec()));
+                    }
                     Answer::Ignore => {}
                     Answer::Reply(bytes) => replies.push((from, bytes)),
                     Answer::Accept(ask) => asks.push((from, ask)),
@@ -78,7 +86,16 @@ impl UdtListener {
                 recent.push_front((Instant::now(), from, ask.socket));
                 let socket = Socket::bind(self.local, true)?;
                 socket.connect(from)?;
-                return UdtConnection::accept(socket, from, &ask, &self.options).map(Some);
+                // What it has sent behind its greeting may have come here before the kernel knew of the other socket. Who else
+                // asked in this moment asks again.
+                early.retain(|(f, _)| *f == from);
+                let mut early: Vec<Vec<u8>> = early.into_iter().map(|(_, bytes)| bytes).collect();
+                let _ = self.socket.receive(buffers, Duration::ZERO, |f, bytes| {
+                    if f == from && early.len() < EARLY {
+                        early.push(bytes.to_vec());
+                    }
+                });
+                return UdtConnection::accept(socket, from, &ask, &early, &self.options).map(Some);
             }
             if until.is_some_and(|u| Instant::now() >= u) {
                 return Ok(None);

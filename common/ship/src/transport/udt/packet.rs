@@ -61,6 +61,17 @@ pub struct Handshake {
     pub address: [u32; 4],
 }
 
+/// Marks a listener's first answer as that of ours: libudt does not look at the address in it.
+pub fn mark(h: Handshake) -> Handshake {
+    let [a, b, c, _] = h.address;
+    Handshake { address: [a, b, c, MAGIC], ..h }
+}
+
+/// Whether a listener's first answer came from ours.
+pub fn is_ours(h: &Handshake) -> bool {
+    h.address[3] == MAGIC
+}
+
 /// The values of [`Handshake::request`].
 #[derive(Debug)]
 pub enum Request {}
@@ -128,6 +139,10 @@ pub enum Control {
     Fin(u32),
     /// Ours: all of the stream before this sequence number has arrived.
     FinAck(u32),
+    /// Ours: filling, to see how fast packets arrive that leave together. One of so many.
+    Probe(u16, u16),
+    /// Ours: so many KiB a second of that have arrived.
+    Heard(u32),
     /// The type is known but does nothing here.
     Ignored,
 }
@@ -210,6 +225,9 @@ pub fn parse(bytes: &[u8]) -> Result<Packet<'_>, Malformed> {
         USER if word(body, 0) == Some(MAGIC) => match subtype {
             1 => Control::Fin(info & SEQ_MASK),
             2 => Control::FinAck(info & SEQ_MASK),
+            // Two halves of one word: the cuts are exact.
+            3 => Control::Probe((info >> 16) as u16, (info & 0xffff) as u16),
+            4 => Control::Heard(info),
             _ => Control::Ignored,
         },
         USER => Control::Ignored,
@@ -407,6 +425,14 @@ pub fn put_control(out: &mut Vec<u8>, control: &Control, timestamp: u32, dest: u
             head(out, USER.into(), 2, *seq);
             push(out, &[MAGIC]);
         }
+        Control::Probe(at, of) => {
+            head(out, USER.into(), 3, u32::from(*at) << 16 | u32::from(*of));
+            push(out, &[MAGIC]);
+        }
+        Control::Heard(rate) => {
+            head(out, USER.into(), 4, *rate);
+            push(out, &[MAGIC]);
+        }
     }
 }
 
@@ -461,6 +487,8 @@ mod tests {
         round_trip(Control::Shutdown(Some(1)));
         round_trip(Control::Fin(6));
         round_trip(Control::FinAck(6));
+        round_trip(Control::Probe(3, 128));
+        round_trip(Control::Heard(1 << 20));
     }
 
     #[test]

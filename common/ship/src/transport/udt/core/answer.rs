@@ -17,12 +17,18 @@ impl Core {
         }
         match packet {
             Packet::Data { seq, timestamp, dest, payload } => {
-                if dest == self.own && self.state == State::Open && payload.len() <= self.send.payload() {
+                let for_us = dest == self.own || dest == self.alias;
+                if for_us && self.state == State::Open && payload.len() <= self.send.payload() {
                     self.heard = now;
                     self.on_data(now, seq, timestamp, payload);
                 }
             }
             Packet::Control { dest, control: Word::Handshake(h), .. } => self.on_handshake(now, dest, &h),
+            Packet::Control { dest, control: Word::Probe(at, of), .. } => {
+                if (dest == self.own || dest == self.alias) && self.state == State::Open {
+                    self.on_probe(now, at, of, bytes.len());
+                }
+            }
             Packet::Control { dest, timestamp, control } => {
                 if dest == self.own && self.state == State::Open {
                     self.heard = now;
@@ -87,7 +93,8 @@ impl Core {
                     self.fin_done = true;
                 }
             }
-            Word::KeepAlive | Word::Ignored | Word::Handshake(_) => {}
+            Word::Heard(rate) => self.control.hint(f64::from(rate) * 1024.0),
+            Word::KeepAlive | Word::Ignored | Word::Handshake(_) | Word::Probe(..) => {}
         }
     }
 

@@ -61,7 +61,7 @@ impl Gate {
         match h.request {
             Request::ASK => {
                 let mut out = Vec::with_capacity(packet::HEADER + packet::HANDSHAKE);
-                let reply = Handshake { cookie: self.cookie(from, epoch), ..h };
+                let reply = packet::mark(Handshake { cookie: self.cookie(from, epoch), ..h });
                 packet::put_control(&mut out, &Control::Handshake(reply), timestamp, h.socket);
                 Answer::Reply(out)
             }

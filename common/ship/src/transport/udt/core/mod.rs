@@ -3,6 +3,7 @@
 mod answer;
 mod cookie;
 mod open;
+mod probe;
 mod recv;
 mod send;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 mod types;
 
 pub use cookie::{Answer, Gate};
+use probe::{Heard, Look};
 use recv::Receiver;
 use send::Sender;
 use types::Pulse;
@@ -26,6 +28,8 @@ const BEAT: Nanos = 10 * MS;
 const RANGES: usize = 64;
 /// A sender that was not run for a while catches up on so much; more would only overflow the path's queue.
 const CATCH_UP: Nanos = 8 * MS;
+/// The most that leaves at once, as time at the rate: well below the shortest queue.
+const TOGETHER: Nanos = 2 * MS;
 /// Packets that one call may hand out: what the kernel takes as one.
 const TRAIN: usize = 60;
 /// Bytes that one call may hand out.
@@ -35,6 +39,9 @@ const TRAIN_BYTES: usize = 60_000;
 enum State {
     /// A client that waits for an answer.
     Connecting,
+    /// A client that a listener of ours has given its cookie: what it writes goes out behind the second greeting, a round trip
+    /// before the answer to that.
+    Early,
     Open,
     /// Over, because of this or in good order.
     Closed(Option<Failure>),
@@ -50,6 +57,8 @@ pub struct Core {
     began: Nanos,
     isn: u32,
     own: u32,
+    /// What else packets for us are addressed with: a client that does not know our number yet uses its own.
+    alias: u32,
     peer: u32,
     hello: Handshake,
     hello_due: Nanos,
@@ -85,6 +94,8 @@ pub struct Core {
     peer_fin: Option<u64>,
     peer_fin_told: bool,
     message: u32,
+    look: Option<Look>,
+    heard_probes: Option<Heard>,
     read_total: u64,
     written_total: u64,
 }
@@ -105,6 +116,7 @@ impl Core {
             began: now,
             isn: hello.isn,
             own,
+            alias: own,
             peer: 0,
             hello,
             hello_due: now,
@@ -134,14 +146,16 @@ impl Core {
             peer_fin: None,
             peer_fin_told: false,
             message: 0,
+            look: None,
+            heard_probes: None,
             read_total: 0,
             written_total: 0,
         }
     }
 
-    /// Whether data may be exchanged.
+    /// Whether data may be written. A client may before the peer has agreed, once it has shown that it listens.
     pub fn is_open(&self) -> bool {
-        self.state == State::Open
+        matches!(self.state, State::Open | State::Early)
     }
 
     /// Whether it is over.
@@ -171,7 +185,7 @@ impl Core {
 
     /// Takes bytes to send; 0 when there is no room.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        if self.state != State::Open || self.fin.is_some() {
+        if !self.is_open() || self.fin.is_some() {
             return 0;
         }
         let n = self.send.write(bytes);
@@ -181,7 +195,7 @@ impl Core {
 
     /// Whether [`Self::write`] would take something.
     pub fn writable(&self) -> bool {
-        self.state == State::Open && self.fin.is_none() && self.send.has_room()
+        self.is_open() && self.fin.is_none() && self.send.has_room()
     }
 
     /// Gives received bytes.
@@ -235,13 +249,15 @@ impl Core {
     /// The peer's machine says that nobody is there any more.
     pub fn abandon(&mut self) {
         if !self.is_closed() {
-            let greeting = self.state == State::Connecting;
+            let greeting = matches!(self.state, State::Connecting | State::Early);
             self.state = State::Closed(Some(if greeting { Failure::Refused } else { Failure::Reset }));
         }
     }
 
     /// Changes the cap on the rate.
     pub fn set_rate(&mut self, rate: Option<u64>) {
+        // Agreeing with the peer begins a new model from the settings.
+        self.settings.rate = rate;
         self.control.set_cap(rate);
     }
 
@@ -281,7 +297,7 @@ impl Core {
     pub fn on_time(&mut self, now: Nanos) {
         match self.state {
             State::Closed(_) => return,
-            State::Connecting => return self.greet(now),
+            State::Connecting | State::Early => return self.greet(now),
             State::Open => {}
         }
         if now > self.heard + self.settings.patience {
@@ -292,6 +308,9 @@ impl Core {
             self.send.probe(now);
             self.send.tell(&mut self.control);
             self.pace = self.pace.min(now);
+        }
+        if self.heard_probes.is_some() && self.look_due().is_some_and(|due| due <= now) {
+            self.tell_probes();
         }
         if self.ack_due.is_some_and(|due| due <= now) {
             self.acknowledge(now);
@@ -352,13 +371,21 @@ impl Core {
             self.said = now;
             return Some(out.len());
         }
-        if self.state != State::Open || now < self.pace {
+        if self.is_open()
+            && let Some(segment) = self.put_probes(now, out)
+        {
+            return Some(segment);
+        }
+        if !self.is_open() || now < self.pace {
             return None;
         }
         let (rate, window) = (self.control.pacing(), self.control.window());
+        let dest = if self.state == State::Early { self.own } else { self.peer };
         // What was slept through is caught up on, but not without end: a burst would overflow a short queue.
         let behind = (now - self.pace).min(CATCH_UP);
-        let quantum = rate * (MS as f64 + behind as f64) / 1e9;
+        // What leaves together costs one call and one wake, here and there; on a long path two milliseconds of it are nothing.
+        let together = (self.rtt_now() / 64).clamp(MS, TOGETHER);
+        let quantum = rate * (together + behind) as f64 / 1e9;
         let mut sent = 0usize;
         let mut segment = 0;
         for _ in 0..TRAIN {
@@ -376,7 +403,7 @@ impl Core {
             let (stamp, wire) = (self.stamp(now), self.send.wire(seq, self.isn));
             self.message = self.message % 0x1fff_fffe + 1;
             let data = self.send.send(now, seq);
-            packet::put_data(out, wire, self.message, stamp, self.peer, data);
+            packet::put_data(out, wire, self.message, stamp, dest, data);
             sent += bytes;
             if segment == 0 {
                 segment = size;
@@ -388,6 +415,7 @@ impl Core {
         if sent == 0 {
             return None;
         }
+        self.look_soon(now);
         self.said = now;
         let from = self.pace.max(now.saturating_sub(CATCH_UP));
         self.pace = from + (sent as f64 * 1e9 / rate) as Nanos;
@@ -402,10 +430,16 @@ impl Core {
         if !self.words.is_empty() {
             return now;
         }
-        if self.state == State::Connecting {
-            return self.hello_due;
+        let look = self.look_due().unwrap_or(Nanos::MAX);
+        match self.state {
+            State::Connecting => return self.hello_due,
+            State::Early if self.send.peek(self.control.window()).is_some() => {
+                return self.hello_due.min(self.pace).min(look);
+            }
+            State::Early => return self.hello_due.min(look),
+            _ => {}
         }
-        let mut at = (self.heard + self.settings.patience).min(self.said + 1000 * MS) + 1;
+        let mut at = (self.heard + self.settings.patience).min(self.said + 1000 * MS).saturating_add(1).min(look);
         for due in [self.ack_due, self.nak_due, self.send.probe_due()].into_iter().flatten() {
             at = at.min(due);
         }

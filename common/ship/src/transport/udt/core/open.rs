@@ -1,9 +1,14 @@
 //! How a connection begins.
 
-use super::super::packet::{self, Handshake, Request, STREAM, VERSION};
+use super::super::packet::{self, HEADER, Handshake, IP_UDP, Request, STREAM, VERSION};
+use super::send::Sender;
 use super::{Core, Failure, MS, Settings, State, Word};
 use crate::transport::udt::control::Nanos;
 
+/// Packets that no peer may refuse for their size.
+const LEAST_MSS: usize = 576;
+/// Packets that may leave before the peer has agreed: TLS's first word, and no flood.
+const EARLY: usize = 16;
 /// libudt repeats its greeting this often.
 const REPEAT: Nanos = 250 * MS;
 
@@ -38,6 +43,7 @@ impl Core {
         let mut core = Self::new(now, settings, Handshake { window: ask.window, ..hello }, own, State::Open);
         core.hello = hello;
         core.peer = ask.socket;
+        core.alias = ask.socket;
         core.words.push((Word::Handshake(hello), ask.socket));
         core
     }
@@ -63,7 +69,7 @@ impl Core {
 
     pub(super) fn on_handshake(&mut self, now: Nanos, dest: u32, h: &Handshake) {
         match self.state {
-            State::Connecting if dest == self.own => self.on_answer(now, h),
+            State::Connecting | State::Early if dest == self.own => self.on_answer(now, h),
             // The client has not got our answer and asks again. Not more than once a beat, whoever asks.
             State::Open
                 if self.hello.request == Request::CONFIRM
@@ -90,6 +96,13 @@ impl Core {
                     self.learn_rtt(rtt);
                 }
                 self.greet(now);
+                if packet::is_ours(h) && self.state == State::Connecting {
+                    // What goes out now must suit whatever the peer will agree to, so it is small and little.
+                    self.send = Sender::new(LEAST_MSS - IP_UDP - HEADER, EARLY, EARLY as u64);
+                    self.state = State::Early;
+                    self.pace = now;
+                    self.look(now);
+                }
             }
             Request::CONFIRM => {
                 let mss = usize::try_from(h.mss).unwrap_or(0);
@@ -117,6 +130,14 @@ impl Core {
                 match rtt {
                     Some(rtt) => open.learn_rtt(rtt),
                     None => open.control.first_rtt(self.rtt),
+                }
+                if self.state == State::Early {
+                    let wider = std::mem::replace(&mut open.send, Sender::new(0, 0, 0));
+                    open.send = std::mem::replace(&mut self.send, Sender::new(0, 0, 0)).widened(now, &wider);
+                    open.message = self.message;
+                    open.written_total = self.written_total;
+                    open.look = self.look;
+                    (open.fin, open.fin_due) = (self.fin, now);
                 }
                 *self = open;
             }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::super::control::{Control, Nanos, Sample};
+use super::super::control::{Control, Nanos, Sample, Train};
 use super::super::packet::{self, Ack, HEADER, IP_UDP, Range, Report};
 
 const MS: Nanos = 1_000_000;
@@ -29,8 +29,24 @@ struct Slot {
     delivered_at: Option<Nanos>,
     /// When the packet left whose answer was the newest at that time.
     flight: Nanos,
+    /// Bytes that had left before it.
+    put: u64,
     starved: bool,
 }
+
+/// What one acknowledgement has shown: how much had arrived when, and how much had left when.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    delivered: u64,
+    at: Nanos,
+    put: u64,
+    sent: Nanos,
+}
+
+/// Bytes that arrive over a time too short for a judgement of a rate, in packets.
+const TRAIN: u64 = 16;
+/// The shortest time over which arrivals are counted, and the share of a round trip that is enough.
+const TRAIN_TIME: (Nanos, u64) = (10 * MS, 6);
 
 /// Counts for the statistics.
 #[derive(Debug, Default, Clone, Copy)]
@@ -60,6 +76,11 @@ pub(crate) struct Sender {
     flight: Nanos,
     starved_until: u64,
     round_end: u64,
+    /// The acknowledgements of this flight, over the last part of a round trip.
+    points: VecDeque<Point>,
+    /// When its first packet left, and whether the next one will be the first of another.
+    points_from: Nanos,
+    paused: bool,
     lost_bytes: u64,
     /// When the newest packet left that is known to have arrived.
     newest: Nanos,
@@ -95,6 +116,9 @@ impl Sender {
             flight: 0,
             starved_until: 0,
             round_end: 0,
+            points: VecDeque::new(),
+            points_from: 0,
+            paused: true,
             lost_bytes: 0,
             newest: 0,
             reorder: 3 * MS,
@@ -108,6 +132,14 @@ impl Sender {
             progress: 0,
             probes: 0,
         }
+    }
+
+    /// The same stream with another's packets and room: what both ends have agreed on by now.
+    pub(crate) fn widened(mut self, now: Nanos, to: &Self) -> Self {
+        self.progress = now;
+        (self.payload, self.capacity) = (to.payload, to.capacity);
+        self.limit = self.limit.max(to.limit);
+        self
     }
 
     /// Takes bytes as far as there is room.
@@ -136,6 +168,7 @@ impl Sender {
                 delivered: 0,
                 delivered_at: None,
                 flight: 0,
+                put: 0,
                 starved: false,
             });
         }
@@ -187,6 +220,11 @@ impl Sender {
             self.flight = now;
             self.progress = now;
         }
+        if std::mem::take(&mut self.paused) {
+            self.points.clear();
+            self.points_from = now;
+        }
+        let put = self.counts.bytes;
         let (delivered, delivered_at, flight) = (self.delivered, self.delivered_at, self.flight);
         let starved = self.delivered < self.starved_until;
         self.lost.remove(&seq);
@@ -200,6 +238,7 @@ impl Sender {
         slot.delivered = delivered;
         slot.delivered_at = delivered_at;
         slot.flight = flight;
+        slot.put = put;
         slot.starved = starved;
         let bytes = (slot.data.len() + OVERHEAD) as u64;
         self.out_packets += 1;
@@ -212,6 +251,7 @@ impl Sender {
 
     /// There was room to send, but nothing to send.
     pub(crate) fn note_starved(&mut self) {
+        self.paused = true;
         if self.next > 0 {
             self.starved_until = self.delivered + self.out_bytes.max(1);
         }
@@ -314,6 +354,10 @@ impl Sender {
                 sample.starved = slot.starved;
                 sample.round = slot.delivered >= limit;
                 let untouched = !slot.again;
+                let put = slot.put;
+                if let (true, Some(at)) = (advanced, delivered_at) {
+                    sample.train = self.train(Point { delivered, at, put, sent });
+                }
                 self.flight = sent;
                 self.newest = self.newest.max(sent);
                 if echo_age.is_none() && untouched {
@@ -359,6 +403,38 @@ impl Sender {
             self.probes = 0;
         }
         Some(sample)
+    }
+
+    /// How fast packets arrive, judged by the last part of a round trip: of the first flight's packets, too, whose own round trip
+    /// tells nothing but its length.
+    fn train(&mut self, here: Point) -> Option<Train> {
+        if here.sent < self.points_from {
+            return None;
+        }
+        let long = TRAIN_TIME.0.max(self.srtt / TRAIN_TIME.1);
+        let span = |p: &Point| {
+            let (arrived, left) = (here.at.saturating_sub(p.at), here.sent.saturating_sub(p.sent));
+            (arrived.max(left) >= long && here.delivered >= p.delivered + TRAIN * (self.payload + OVERHEAD) as u64)
+                .then_some((*p, arrived, left))
+        };
+        let from = self.points.iter().rev().find_map(span);
+        if let Some((from, ..)) = from {
+            while self.points.front().is_some_and(|p| p.delivered < from.delivered) {
+                self.points.pop_front();
+            }
+        }
+        // Late packets answer out of turn and would make a train run backwards.
+        if self.points.back().is_none_or(|p| here.sent >= p.sent && here.at > p.at) {
+            self.points.push_back(here);
+        }
+        let (from, arrived, left) = from?;
+        let grown = (here.delivered - from.delivered) as f64;
+        let put = here.put.saturating_sub(from.put) as f64;
+        Some(Train {
+            rate: grown * 1e9 / arrived.max(left) as f64,
+            // Packets that were put together leave and arrive in no time.
+            followed: (grown / arrived.max(MS) as f64) / (put / left.max(MS) as f64).max(1e-9),
+        })
     }
 
     pub(crate) fn on_rtt(&mut self, rtt: Nanos) {
