@@ -5,24 +5,6 @@ use std::collections::BTreeSet;
 use crate::cloud::TAG_SITE;
 use crate::plan::Step;
 
-/// All steps there are.
-const STEPS: [Step; 14] = [
-    Step::Build,
-    Step::Group,
-    Step::Volume,
-    Step::Receiver,
-    Step::Attach,
-    Step::Ship,
-    Step::Detach,
-    Step::EndReceiver,
-    Step::Snapshot,
-    Step::Clean,
-    Step::Blocks,
-    Step::Register,
-    Step::Launch,
-    Step::Converge,
-];
-
 /// Calls beside those of steps: undoing, and finding what is ours.
 const BESIDE: [&str; 12] = [
     "ec2:AuthorizeSecurityGroupIngress",
@@ -70,7 +52,7 @@ const OURS: [&str; 11] = [
 /// All actions that the frontend calls, and those that AWS calls in its name.
 #[must_use]
 pub fn actions() -> BTreeSet<&'static str> {
-    let steps = STEPS.iter().flat_map(|step| step.actions().iter().copied());
+    let steps = Step::ALL.iter().flat_map(|step| step.actions().iter().copied());
     steps.chain(BESIDE).chain(BEHIND).collect()
 }
 

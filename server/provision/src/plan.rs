@@ -6,65 +6,65 @@ use serde::{Deserialize, Serialize};
 
 use crate::order::{Method, Order};
 
-/// A step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
+/// The steps, each once: whoever goes through all of them (the policy does) can't leave one out.
+macro_rules! steps {
+    ($($(#[$doc:meta])* $step:ident = $name:literal,)*) => {
+        /// A step.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Step {
+            $($(#[$doc])* $step,)*
+        }
+
+        impl Step {
+            /// All there are.
+            pub const ALL: &[Self] = &[$(Self::$step),*];
+
+            /// The word for it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$step => $name,)*
+                }
+            }
+        }
+    };
+}
+
+steps! {
     /// The frontend builds the image.
-    Build,
+    Build = "build",
     /// A security group that opens the receiver's port to the frontend alone.
-    Group,
+    Group = "group",
     /// The volume that the image is written onto.
-    Volume,
+    Volume = "volume",
     /// The receiver.
-    Receiver,
+    Receiver = "receiver",
     /// The volume becomes the receiver's.
-    Attach,
+    Attach = "attach",
     /// The image travels, and is verified and fitted on the volume.
-    Ship,
+    Ship = "ship",
     /// The volume is nobody's again, and nothing of it waits in the receiver's memory.
-    Detach,
+    Detach = "detach",
     /// The receiver ends.
-    EndReceiver,
+    EndReceiver = "end-receiver",
     /// A snapshot of the volume.
-    Snapshot,
+    Snapshot = "snapshot",
     /// The volume and the security group go.
-    Clean,
+    Clean = "clean",
     /// Blocks go into a snapshot by the EBS direct API.
-    Blocks,
+    Blocks = "blocks",
     /// That snapshot becomes whole.
-    Seal,
+    Seal = "seal",
     /// The snapshot becomes an image.
-    Register,
+    Register = "register",
     /// Instances are launched.
-    Launch,
+    Launch = "launch",
     /// They become what they should be.
-    Converge,
+    Converge = "converge",
 }
 
 impl Step {
-    /// The word for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Build => "build",
-            Self::Group => "group",
-            Self::Volume => "volume",
-            Self::Receiver => "receiver",
-            Self::Attach => "attach",
-            Self::Ship => "ship",
-            Self::Detach => "detach",
-            Self::EndReceiver => "end-receiver",
-            Self::Snapshot => "snapshot",
-            Self::Clean => "clean",
-            Self::Blocks => "blocks",
-            Self::Seal => "seal",
-            Self::Register => "register",
-            Self::Launch => "launch",
-            Self::Converge => "converge",
-        }
-    }
-
     /// The calls that it makes, as IAM calls them.
     #[must_use]
     pub const fn actions(self) -> &'static [&'static str] {
