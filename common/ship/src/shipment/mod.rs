@@ -8,6 +8,8 @@
 //! The stream below must be authenticated and ordered ([`crate::transport`]); this room still checks and bounds all that it reads.
 //! `docs/shipment.md` is the protocol in prose.
 
+pub(crate) mod lanes;
+mod pace;
 mod receive;
 mod send;
 pub(crate) mod wire;

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Stream;
+use super::lanes::{Lanes, Packer, Work};
 use super::wire::{Message, read_wants, refuse, write_blocks};
 use super::{
     BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, blocks_of, hex, length_of, whole,
@@ -19,8 +20,6 @@ use crate::image::Allocation;
 const RUN: u64 = 64;
 /// Blocks that are ready to be sent, for each thread that compresses.
 const READY: usize = 32;
-/// zstd's level. Higher ones gain a few percent and fall behind fast paths.
-const LEVEL: i32 = 1;
 /// A block must become smaller by at least this part to travel compressed.
 const GAIN: usize = 16;
 
@@ -203,46 +202,26 @@ impl<'s> Sender<'s> {
 
     /// Sends the blocks `wanted`: read and compressed on all processors, sent in their order.
     fn blocks(&self, wanted: &[u64], stream: &mut dyn Stream, tell: Tell<'_>) -> Result<u64, ShipmentError> {
-        let next = AtomicUsize::new(0);
-        let threads = processors();
-        std::thread::scope(|scope| {
-            let mut lanes = Vec::new();
-            // Each thread takes every so-manieth block, so that the order needs no sorting and the memory is bounded.
-            for lane in 0..threads {
-                let (send, receive) = mpsc::sync_channel(READY);
-                lanes.push(receive);
-                let next = &next;
-                scope.spawn(move || {
-                    let mut packer = Packer::new();
-                    for number in wanted.iter().skip(lane).step_by(threads) {
-                        let message = self.block(*number, &mut packer);
-                        let failed = message.is_err();
-                        next.fetch_add(1, Ordering::Relaxed);
-                        if send.send(message).is_err() || failed {
-                            return;
-                        }
-                    }
-                });
+        let lanes = Lanes { jobs: wanted.len(), ready: READY, gain: GAIN, skips: true };
+        let work = || -> Work<'_, Message> { Box::new(|job, packer| self.block(wanted[job], packer)) };
+        let mut sent_bytes = 0;
+        lanes.run(&work, &mut |at, message| {
+            let bytes = match &message {
+                Message::Plain(_, bytes) | Message::Packed(_, bytes) => bytes.len() as u64,
+                _ => 0,
+            };
+            sent_bytes += bytes;
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(ShipmentError::Source("it was stopped".into()));
             }
-            let mut sent_bytes = 0;
-            for at in 0..wanted.len() {
-                let message =
-                    lanes[at % threads].recv().map_err(|_| ShipmentError::Source("reading broke off".into()))??;
-                if let Message::Plain(_, bytes) | Message::Packed(_, bytes) = &message {
-                    sent_bytes += bytes.len() as u64;
-                }
-                if self.stop.load(Ordering::Relaxed) {
-                    return Err(ShipmentError::Source("it was stopped".into()));
-                }
-                message.write(stream)?;
-                let done = at as u64 + 1;
-                tell(Progress { phase: Phase::Sending, done, of: wanted.len() as u64, sent_bytes });
-            }
-            Ok(sent_bytes)
-        })
+            message.write(stream)?;
+            tell(Progress { phase: Phase::Sending, done: at as u64 + 1, of: wanted.len() as u64, sent_bytes });
+            Ok(bytes)
+        })?;
+        Ok(sent_bytes)
     }
 
-    fn block(&self, number: u64, packer: &mut Packer) -> Result<Message, ShipmentError> {
+    fn block(&self, number: u64, packer: &mut Packer<'_>) -> Result<Message, ShipmentError> {
         let mut block = Vec::with_capacity(BLOCK);
         self.source.read(number, &mut block).map_err(|error| ShipmentError::Source(error.to_string()))?;
         // The manifest was made earlier: a source that is written to meanwhile must not become a mixture.
@@ -255,34 +234,5 @@ impl<'s> Sender<'s> {
             Some(packed) => Message::Packed(number, packed),
             None => Message::Plain(number, block),
         })
-    }
-}
-
-/// Compresses, as long as that pays.
-struct Packer {
-    zstd: Option<zstd::bulk::Compressor<'static>>,
-    /// Blocks in a row that did not become smaller: of data that is packed already most blocks are not tried.
-    in_vain: u32,
-    skip: u32,
-}
-
-impl Packer {
-    fn new() -> Self {
-        Self { zstd: zstd::bulk::Compressor::new(LEVEL).ok(), in_vain: 0, skip: 0 }
-    }
-
-    fn pack(&mut self, block: &[u8]) -> Option<Vec<u8>> {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return None;
-        }
-        let packed = self.zstd.as_mut()?.compress(block).ok()?;
-        if packed.len() + block.len() / GAIN <= block.len() {
-            self.in_vain = 0;
-            return Some(packed);
-        }
-        self.in_vain = (self.in_vain + 1).min(5);
-        self.skip = (1 << self.in_vain) - 1;
-        None
     }
 }
