@@ -88,6 +88,8 @@ pub enum ShipError {
 pub struct Order<'o> {
     /// The image.
     pub image: &'o Path,
+    /// An earlier image, if the receiver's target is said to hold it.
+    pub base: Option<&'o Path>,
     /// The host that is to receive it.
     pub host: &'o HostName,
     /// Where it listens.
@@ -111,11 +113,14 @@ pub fn ship(
 ) -> Result<Shipped, ShipError> {
     let tls = tls(authority, names)?;
     let source = Source::open(order.image)?;
-    let sender = Sender::new(&source, tell)?;
+    let mut sender = Sender::new(&source, tell)?;
+    if let Some(base) = order.base {
+        sender = sender.based_on(&Source::open(base)?, tell)?;
+    }
     deliver(order, &tls, (stop, &sender.stop()), tell, &|stream, tell| sender.run(stream, tell))
 }
 
-/// Ships the files of an image's root. Blocks; `stop` ends it.
+/// Ships the files of an image's root. Blocks; `stop` ends it. Of a base it knows nothing: what is on the target is used anyway.
 ///
 /// # Errors
 /// See [`ShipError`]. What arrived stays at the receiver, and the same again goes on from there.

@@ -51,6 +51,40 @@ fn an_image_is_shipped_over_both_transports_and_only_what_changed_travels_again(
 }
 
 #[test]
+fn with_a_base_the_target_is_believed_and_what_is_not_so_is_sent_all_the_same() {
+    let Some(yard) = yard(&["receiver-0-0"]) else { return };
+    let (image, target) = (small(&yard, 6), yard.path("target"));
+    yard.must(&["add", "image", "old", &image.display().to_string()]).expect("added");
+    let change = |path: &Path, bytes: &[u8], mib: u64| {
+        fs::File::options().write(true).open(path).expect("opened").write_all_at(bytes, mib << 20).expect("written");
+    };
+    fs::copy(&image, &target).expect("copied");
+    change(&image, b"new", 4);
+    let ship = |more: &[&str]| {
+        let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+        let done = yard.ship(&image, "receiver-0-0", &receiver.at, more).expect("run");
+        let result = result(&done.stdout).unwrap_or_else(|error| panic!("{error:#}\n{}", receiver.log()));
+        assert_eq!(receiver.code().expect("it ends"), 0);
+        assert!(same(&image, &target).expect("read"));
+        (result["sent"].as_u64(), result["believed"].as_u64())
+    };
+    assert_eq!(ship(&["base=old"]), (Some(1), Some(24 * MIB - 1)));
+    // By its path as well; what was written to the target meanwhile comes to light at the end.
+    change(&target, b"booted", 8);
+    assert_eq!(ship(&[&format!("base={}", image.display())]), (Some(1), Some(24 * MIB)));
+    // It is something else.
+    change(&target, &vec![7; 12 << 20], 0);
+    assert_eq!(ship(&["base=old"]).0, Some(6 * MIB));
+    let refused = |words: &[&str]| {
+        let done = yard.ship(&image, "receiver-0-0", "127.0.0.1:9", words).expect("run");
+        assert!(done.code() != 0, "{}", done.both());
+        done.both()
+    };
+    assert!(refused(&["base=none"]).contains("there is no image `none`"));
+    assert!(refused(&["base=old", "form=tree"]).contains("a base is for the block form"));
+}
+
+#[test]
 fn a_killed_receiver_goes_on_and_strangers_and_garbage_get_nothing() {
     let Some(yard) = yard(&["receiver-0-0", "receiver-0-1"]) else { return };
     let (image, target) = (small(&yard, 2), yard.path("target"));

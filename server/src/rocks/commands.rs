@@ -428,7 +428,8 @@ pub(super) static COMMANDS: &[Entry] = &[
             (
                 "form",
                 "block (default): the disk as it is; tree: the files of its root, to `rocks-agent receive --form tree`"
-            )
+            ),
+            ("base", "an earlier image that the receiver's target holds: what is the same is read there only once")
         ],
         words = Words::Image,
         example = "rocks ship image lite host=receiver-0-0 to=198.51.100.7:8444"

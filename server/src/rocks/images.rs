@@ -90,7 +90,9 @@ fn image_or_path(c: &Context<'_>, word: &str) -> Result<String, Refusal> {
 
 pub(super) fn ship(c: &Context<'_>) -> Done {
     let rate = c.key("rate").map(|_| c.number("rate", 0)).transpose()?;
-    let body = json!({"image": image_or_path(c, &c.names[0])?, "host": needed(c, "host")?, "to": needed(c, "to")?,
+    let base = c.key("base").map(|base| image_or_path(c, base)).transpose()?;
+    let body = json!({"image": image_or_path(c, &c.names[0])?, "base": base,
+                      "host": needed(c, "host")?, "to": needed(c, "to")?,
                       "transport": c.key("transport").unwrap_or("udt"), "rate": rate,
                       "form": c.key("form").unwrap_or("block")});
     let shipped = c.long("/api/v1/shipments", &body)?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::Stream;
 use super::lanes::{Lanes, Packer, Work};
-use super::wire::{Message, read_wants, refuse, write_blocks};
+use super::wire::{Message, read_wants, refuse, write_blocks, write_held};
 use super::{
     BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, blocks_of, hex, length_of, whole,
 };
@@ -121,6 +121,8 @@ pub(crate) fn processors() -> usize {
 pub struct Sender<'s> {
     source: &'s Source,
     manifest: Vec<Option<BlockDigest>>,
+    /// Which blocks another image has at the same place, if the target is said to hold that.
+    held: Option<Vec<bool>>,
     began: Instant,
     stop: Arc<AtomicBool>,
 }
@@ -132,7 +134,22 @@ impl<'s> Sender<'s> {
     /// The image cannot be read.
     pub fn new(source: &'s Source, tell: Tell<'_>) -> Result<Self, ShipmentError> {
         let began = Instant::now();
-        Ok(Self { source, manifest: source.manifest(tell)?, began, stop: Arc::default() })
+        Ok(Self { source, manifest: source.manifest(tell)?, held: None, began, stop: Arc::default() })
+    }
+
+    /// Tells the receiver that its target holds the image `base`, which is read for that: what is the same there need not be looked at before it
+    /// says what it lacks. If it is something else, the shipment takes longer, and what arrives is right all the same.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    pub fn based_on(mut self, base: &Source, tell: Tell<'_>) -> Result<Self, ShipmentError> {
+        let theirs = base.manifest(tell)?;
+        let is_held = |(at, block): (u64, &Option<BlockDigest>)| {
+            let is_as_long = length_of(base.bytes, at) == length_of(self.source.bytes, at);
+            is_as_long && usize::try_from(at).ok().and_then(|at| theirs.get(at)) == Some(block)
+        };
+        self.held = Some((0..).zip(&self.manifest).map(is_held).collect());
+        Ok(self)
     }
 
     /// The digest over the whole, in hexadecimal, as a shipment of it says it.
@@ -170,8 +187,39 @@ impl<'s> Sender<'s> {
         let (bytes, blocks) = (self.source.bytes, &self.manifest);
         let count = blocks.len() as u64;
         let digest = whole(bytes, blocks);
-        Message::Hello { bytes, digest }.write(stream)?;
+        Message::Hello { bytes, digest, is_based: self.held.is_some() }.write(stream)?;
         write_blocks(stream, blocks)?;
+        if let Some(held) = &self.held {
+            write_held(stream, held)?;
+        }
+        let (mut sent, mut sent_bytes) = self.round(stream, tell)?;
+        let mut is_first = true;
+        loop {
+            match Message::read(stream)? {
+                Message::At(done) => tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes }),
+                Message::Again(_) if self.held.is_some() && std::mem::take(&mut is_first) => {
+                    let (more, more_bytes) = self.round(stream, tell)?;
+                    (sent, sent_bytes) = (sent + more, sent_bytes + more_bytes);
+                }
+                Message::Done => break,
+                Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
+                _ => return Err(ShipmentError::Protocol("the end was to come")),
+            }
+        }
+        Ok(Shipped {
+            bytes,
+            blocks: blocks.iter().flatten().count() as u64,
+            sent,
+            sent_bytes,
+            believed: self.held.iter().flatten().filter(|held| **held).count() as u64,
+            digest: hex(&digest),
+            took: self.began.elapsed(),
+        })
+    }
+
+    /// Hears what is wanted, and sends it. Gives how many blocks and bytes that were.
+    fn round(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<(u64, u64), ShipmentError> {
+        let (blocks, count) = (&self.manifest, self.manifest.len() as u64);
         let wants = read_wants(stream, blocks.len(), &mut |done| {
             tell(Progress { phase: Phase::Comparing, done, of: count, sent_bytes: 0 });
         })?;
@@ -182,22 +230,7 @@ impl<'s> Sender<'s> {
         let sent_bytes = self.blocks(&wanted, stream, tell)?;
         Message::End.write(stream)?;
         stream.flush().map_err(ShipmentError::Connection)?;
-        loop {
-            match Message::read(stream)? {
-                Message::At(done) => tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes }),
-                Message::Done => break,
-                Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
-                _ => return Err(ShipmentError::Protocol("the end was to come")),
-            }
-        }
-        Ok(Shipped {
-            bytes,
-            blocks: blocks.iter().flatten().count() as u64,
-            sent: wanted.len() as u64,
-            sent_bytes,
-            digest: hex(&digest),
-            took: self.began.elapsed(),
-        })
+        Ok((wanted.len() as u64, sent_bytes))
     }
 
     /// Sends the blocks `wanted`: read and compressed on all processors, sent in their order.
