@@ -153,6 +153,15 @@ pub(super) static COMMANDS: &[Entry] = &[
         example = "rocks explain host lite-0-0 package vim-enhanced"
     ),
     spec!(
+        ["export", "image"],
+        ("NAME FILE", 2, 2),
+        "Write an image into a new file",
+        images::export,
+        keys = &[("format", "raw, or qcow2 as QEMU keeps disks (default: by the file's name)")],
+        words = Words::Image,
+        example = "rocks export image lite lite.qcow2"
+    ),
+    spec!(
         ["list", "appliance"],
         ("[NAME ...]", 0, MANY),
         "List appliances",
@@ -477,6 +486,7 @@ fn about(verb: &str) -> &'static str {
         "disable" | "enable" => "Switch a roll",
         "trust" | "distrust" => "Decide whether a roll's code may run on the frontend",
         "explain" => "Say how something came to be",
+        "export" => "Write an image into a file",
         "list" => "List and show",
         "remove" => "Remove",
         "report" => "Show what agents reported",
