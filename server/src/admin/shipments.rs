@@ -89,9 +89,9 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ShipO
     admin.store.host(&order.host).await?;
     let image = disk(&admin, &order.image)?;
     let base = order.base.as_ref().map(|base| disk(&admin, base)).transpose()?;
-    if base.is_some() && order.form == Form::Tree {
+    if base.is_some() && order.form != Form::Block {
         let failure = Failure::bad("not-with-a-tree", "a base is for the block form");
-        return Err(failure.hint("leave it out: a tree uses whatever is on its target"));
+        return Err(failure.hint("leave it out: files are looked for on the target"));
     }
     let to = address(&order.to).await?;
     Ok(lines(move |lines| async move {
@@ -111,6 +111,7 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ShipO
             Ok(match form {
                 Form::Block => json!(ship::ship(&order, authority, names, &stop, &tell)?),
                 Form::Tree => json!(ship::ship_tree(&order, authority, names, &stop, &tell)?),
+                Form::Bootable => json!(ship::ship_bootable(&order, authority, names, &stop, &tell)?),
             })
         });
         let done = tokio::select! {

@@ -436,7 +436,7 @@ pub(super) static COMMANDS: &[Entry] = &[
             ("rate", "the most bits a second"),
             (
                 "form",
-                "block (default): the disk as it is; tree: the files of its root, to `rocks-agent receive --form tree`"
+                "block (default): the disk as it is; tree: the files of its root; bootable: those and what it boots by; as `rocks-agent receive --form` says"
             ),
             ("base", "an earlier image that the receiver's target holds: what is the same is read there only once")
         ],

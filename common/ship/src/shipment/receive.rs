@@ -28,7 +28,8 @@ const SAMPLES: usize = 64;
 pub struct Target {
     file: File,
     path: PathBuf,
-    is_device: bool,
+    /// It keeps its length, which is a device's or was given to it.
+    is_fixed: bool,
 }
 
 impl Target {
@@ -43,7 +44,15 @@ impl Target {
         if !(kind.is_file() || kind.is_block_device()) {
             return Err(ShipmentError::Target(format!("{}: neither a file nor a block device", path.display())));
         }
-        Ok(Self { file, path: path.to_owned(), is_device: kind.is_block_device() })
+        Ok(Self { file, path: path.to_owned(), is_fixed: kind.is_block_device() })
+    }
+
+    /// Opens the beginning of the target at `path`, which has its length already.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be written.
+    pub(crate) fn front(path: &Path) -> Result<Self, ShipmentError> {
+        Ok(Self { is_fixed: true, ..Self::open(path)? })
     }
 
     fn fail(&self, error: &io::Error) -> ShipmentError {
@@ -53,7 +62,7 @@ impl Target {
     /// Makes room for an image of `bytes`.
     fn prepare(&self, bytes: u64) -> Result<(), ShipmentError> {
         let now = crate::image::length(&self.file).map_err(|error| self.fail(&error))?;
-        if self.is_device {
+        if self.is_fixed {
             if now < bytes {
                 let message = format!("{} has {now} bytes, fewer than the image's {bytes}", self.path.display());
                 return Err(ShipmentError::Target(message));

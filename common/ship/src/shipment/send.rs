@@ -44,6 +44,17 @@ impl Source {
         Ok(Self { file, bytes, allocation })
     }
 
+    /// Opens only the first `bytes` of the image at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn front(path: &Path, bytes: u64) -> Result<Self, ShipmentError> {
+        let fail = |error: io::Error| ShipmentError::Source(format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(fail)?;
+        let allocation = Allocation::of(&file, bytes).map_err(fail)?;
+        Ok(Self { file, bytes, allocation })
+    }
+
     /// Bytes of the image.
     #[must_use]
     pub const fn bytes(&self) -> u64 {

@@ -153,12 +153,11 @@ fn what_the_target_is_said_to_hold_is_looked_at_once_and_what_is_not_so_is_sent_
     let (sent, taken) = (sent.unwrap(), taken.unwrap());
     assert_eq!((sent.sent, taken.sent, full(&taken)), (3, 3, 601 - 4));
     assert!(fs::read(&new).unwrap() == fs::read(&target).unwrap());
-    // Nearly: one block that is held is another, one that holds nothing does, and nobody looks there before the end.
+    // Nearly: one block that is held is another, one that holds nothing (each third) does, and nobody looks there before the end.
     fs::copy(&old, &target).unwrap();
     let damaged = fs::File::options().write(true).open(&target).unwrap();
     damaged.write_all_at(b"other", 400 * BLOCK as u64).unwrap();
     damaged.write_all_at(b"something", 401 * BLOCK as u64 + 70).unwrap();
-    assert!((400 + 1) % 3 != 0 && (401 + 1) % 3 == 0, "the one holds something, the other does not");
     let (sent, taken) = ship(u64::MAX);
     let (sent, taken) = (sent.unwrap(), taken.unwrap());
     assert_eq!((sent.sent, taken.sent, full(&taken)), (4, 4, 601 - 4));
