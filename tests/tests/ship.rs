@@ -51,6 +51,37 @@ fn an_image_is_shipped_over_both_transports_and_only_what_changed_travels_again(
 }
 
 #[test]
+fn an_image_is_written_into_files_and_what_fails_leaves_none() {
+    let Some(yard) = yard(&[]) else { return };
+    let image = small(&yard, 7);
+    yard.must(&["add", "image", "one", &image.display().to_string()]).expect("added");
+    let (raw, qcow2) = (yard.path("one.raw"), yard.path("one.qcow2"));
+    for (file, format) in [(&raw, "raw"), (&qcow2, "qcow2")] {
+        let said = yard.must(&["-o", "json", "export", "image", "one", &file.display().to_string()]).expect("written");
+        let said: serde_json::Value = serde_json::from_str(&said).expect("json");
+        assert_eq!(said["format"], format);
+        assert_eq!(said["bytes"], fs::metadata(file).expect("there").len());
+    }
+    assert!(same(&image, &raw).expect("read"));
+    // Half of the image holds nothing.
+    assert!(allocated(&raw) < 13 << 20 && fs::metadata(&qcow2).expect("there").len() < 13 << 20);
+    match cmd("qemu-img").args(["compare", "-f", "raw", "-F", "qcow2"]).arg(&image).arg(&qcow2).output() {
+        Ok(done) => assert_eq!(done.code(), 0, "{}", done.both()),
+        Err(_) => println!("left out: there is no qemu-img"),
+    }
+    for (words, says) in [
+        (["one", &raw.display().to_string(), "format=raw"], "is there already"),
+        (["none", &yard.path("new").display().to_string(), "format=raw"], "there is no image"),
+        (["one", &yard.path("new").display().to_string(), "format=vmdk"], "vmdk"),
+    ] {
+        let done = yard.rocks(&[&["export", "image"][..], &words].concat()).expect("run");
+        assert!(done.code() != 0 && done.both().contains(says), "{}", done.both());
+    }
+    let left: Vec<_> = fs::read_dir(yard.path("")).expect("read").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| name != "new" && !name.to_string_lossy().starts_with(".tmp")), "{left:?}");
+}
+
+#[test]
 fn with_a_base_the_target_is_believed_and_what_is_not_so_is_sent_all_the_same() {
     let Some(yard) = yard(&["receiver-0-0"]) else { return };
     let (image, target) = (small(&yard, 6), yard.path("target"));

@@ -16,6 +16,9 @@ use super::context::{Context, Done, encode};
 use super::progress::Progress;
 use crate::output::Exit;
 
+/// Bytes of which a file has a hole instead if all are zero.
+const HOLE: u64 = 4096;
+
 fn needed<'c>(c: &'c Context<'_>, name: &str) -> Result<&'c str, Refusal> {
     c.key(name).ok_or_else(|| Refusal::new(Exit::Usage, format!("`{name}=` is missing")).hint(c.spec.example))
 }
@@ -135,11 +138,15 @@ pub(super) fn export(c: &Context<'_>) -> Done {
     let mut at = 0;
     let place = format!("/api/v1/images/{}/content?format={}", encode(name), encode(format));
     let bytes = client::fetch(&c.cli.socket, &place, &mut |bytes| {
-        // What holds nothing becomes a hole.
-        if bytes.iter().any(|byte| *byte != 0) {
-            file.as_file().write_all_at(bytes, at)?;
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(bytes.len().min(usize::try_from(HOLE - at % HOLE).unwrap_or(1)));
+            if piece.iter().any(|byte| *byte != 0) {
+                file.as_file().write_all_at(piece, at)?;
+            }
+            at += piece.len() as u64;
+            bytes = rest;
         }
-        at += bytes.len() as u64;
         Ok(())
     })?;
     let settled = file.as_file().set_len(bytes).and_then(|()| file.as_file().sync_all());

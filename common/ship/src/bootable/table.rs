@@ -147,7 +147,7 @@ pub(super) fn lay_out(head: &[u8], root: u64, bytes: u64) -> Result<Laid, TableE
     if end < root.saturating_add(LEAST) {
         return Err(TableError::Small { bytes, root });
     }
-    let mut new = head[..list.end].to_vec();
+    let mut new = head[..list.end.max(SECTOR)].to_vec();
     if !table.is_gpt {
         let count = u32::try_from((end - root) / sector).unwrap_or(u32::MAX);
         put(&mut new, ours + 12, &count.to_le_bytes());
