@@ -8,6 +8,8 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
+use rocks_ship::bootable::Root;
+use rocks_ship::image::Features;
 use rocks_ship::shipment::ShipmentError;
 use rocks_ship::tree::{Mounted, Origin, TreeTarget};
 
@@ -56,6 +58,86 @@ fn arguments(device: &str, wanted: FileSystem, origin: &Origin) -> Vec<String> {
     }
     args.push(device.to_owned());
     args
+}
+
+/// Features that the root of a disk that boots may get if its source has them: `mke2fs` knows them all, and boot loaders most. None is needed
+/// that is not among them.
+const COMPAT: [(u32, &str); 4] = [(0x4, "has_journal"), (0x8, "ext_attr"), (0x10, "resize_inode"), (0x20, "dir_index")];
+const INCOMPAT: [(u32, &str); 4] = [(0x2, "filetype"), (0x40, "extent"), (0x80, "64bit"), (0x200, "flex_bg")];
+const RO_COMPAT: [(u32, &str); 7] = [
+    (0x1, "sparse_super"),
+    (0x2, "large_file"),
+    (0x8, "huge_file"),
+    (0x10, "uninit_bg"),
+    (0x20, "dir_nlink"),
+    (0x40, "extra_isize"),
+    (0x400, "metadata_csum"),
+];
+
+/// What `mke2fs` is told for the root of a disk that boots.
+fn root_arguments(root: &Root, origin: &Origin) -> Vec<String> {
+    let has = |word: u32, known: &[(u32, &'static str)]| -> Vec<&'static str> {
+        known.iter().filter(|(bit, _)| word & bit != 0).map(|(_, name)| *name).collect()
+    };
+    let Features { compat, incompat, ro_compat, block, inode } = root.features;
+    let mut features = vec!["none"];
+    features.extend(has(compat, &COMPAT));
+    features.extend(has(incompat, &INCOMPAT));
+    features.extend(has(ro_compat, &RO_COMPAT));
+    let mut args = ["-q", "-F", "-t", "ext4", "-O"].map(str::to_owned).to_vec();
+    args.push(features.join(","));
+    args.extend(["-b".to_owned(), block.to_string(), "-I".to_owned(), inode.to_string()]);
+    for (option, value) in [("-U", origin.uuid_text()), ("-L", origin.label_text().map(str::to_owned))] {
+        args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+    }
+    let kib = (root.bytes.end - root.bytes.start) >> 10;
+    args.extend(["-E".to_owned(), format!("offset={}", root.bytes.start)]);
+    args.extend([root.disk.display().to_string(), format!("{kib}k")]);
+    args
+}
+
+/// Whether the file system for `origin` is there, in all the room that there is.
+fn root_is_there(disk: &File, root: &Root, origin: &Origin) -> std::io::Result<bool> {
+    let room = root.bytes.end - root.bytes.start;
+    let is_called_so = Origin::of(disk, &root.bytes)?.is_some_and(|there| there == *origin);
+    let fills = rocks_ship::image::extent(disk, &root.bytes)?.is_some_and(|has| has <= room && room - has < 1 << 20);
+    Ok(is_called_so && fills && origin.uuid_text().is_some())
+}
+
+/// Opens the root of a disk that boots. It is formatted unless it has the right file system already. The kernel need not know the disk's
+/// partitions, and takes the loop device away with the mount.
+///
+/// # Errors
+/// It cannot be formatted or mounted.
+pub fn root(root: &Root, origin: &Origin, processes: &dyn Processes) -> Result<TreeTarget, ShipmentError> {
+    let fail = |why: &dyn std::fmt::Display| ShipmentError::Target(format!("{}: {why}", root.disk.display()));
+    let run = |program: &str, args: &[&str]| {
+        let finished = processes.run(&Task::new(program, args).limit(PATIENCE));
+        let finished = finished.map_err(|error| fail(&format!("{program}: {error}")))?;
+        let text = finished.text().trim().to_owned();
+        if finished.success() { Ok(text) } else { Err(fail(&format!("{program} failed: {text}"))) }
+    };
+    let disk = File::open(&root.disk).map_err(|error| fail(&error))?;
+    let is_there = root_is_there(&disk, root, origin).map_err(|error| fail(&error))?;
+    drop(disk);
+    if !is_there {
+        let args = root_arguments(root, origin);
+        run("mke2fs", &args.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    let (at, room) = (root.bytes.start.to_string(), (root.bytes.end - root.bytes.start).to_string());
+    let disk = root.disk.display().to_string();
+    let attach = |more: &[&str]| {
+        let place = ["--find", "--show", "--offset", &at, "--sizelimit", &room];
+        run("losetup", &[more, &place, &[&disk]].concat())
+    };
+    // Directly, so that what is read back comes from the disk; where that does not work, as well as it goes.
+    let device = attach(&["--direct-io=on"]).or_else(|_| attach(&[]))?;
+    let mounted = Mounted::mount("ext4", Path::new(&device), true);
+    // From now on nobody but the mount holds it.
+    let detached = run("losetup", &["--detach", &device]);
+    let mounted = mounted.map_err(|error| fail(&format!("its root cannot be mounted: {error}")))?;
+    detached?;
+    TreeTarget::on(&mounted, &root.disk)
 }
 
 /// Opens what a tree is received onto. A volume is formatted unless it has the right file system already.
@@ -119,6 +201,21 @@ mod tests {
         for other in [there("ext3", uuid, None), there("ext4", "other", None), there("ext4", uuid, Some(1)), vec![]] {
             assert!(!is_there(&other, FileSystem::Ext4, &origin()));
         }
+    }
+
+    #[test]
+    fn a_root_gets_no_feature_that_its_source_has_not() {
+        // As Debian 12 makes one, and what a newer `mke2fs` adds.
+        let features = Features { compat: 0x103c, incompat: 0x22c2, ro_compat: 0x46b, block: 4096, inode: 256 };
+        let root = Root { disk: "/dev/xvdf".into(), bytes: 1 << 20..5 << 20, features };
+        assert_eq!(
+            root_arguments(&root, &Origin::default()).join(" "),
+            "-q -F -t ext4 -O none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
+             large_file,huge_file,dir_nlink,extra_isize,metadata_csum -b 4096 -I 256 -E offset=1048576 /dev/xvdf 4096k"
+        );
+        let old = Features { compat: 0x4, incompat: 0x2, ro_compat: 0x1, block: 1024, inode: 128 };
+        let args = root_arguments(&Root { features: old, ..root }, &origin()).join(" ");
+        assert!(args.contains("-O none,has_journal,filetype,sparse_super -b 1024 -I 128 -U 1111"), "{args}");
     }
 
     #[test]

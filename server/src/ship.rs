@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rocks_common::ids::HostName;
+use rocks_ship::bootable::{self, BootImage};
 use rocks_ship::shipment::{Sender, ShipmentError, Shipped, Source, Stream, Tell};
 use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
 use rocks_ship::tree::{self, ExtImage, TreeSender};
@@ -54,6 +55,8 @@ pub enum Form {
     Block,
     /// The files of its root, onto a file system that the receiver makes.
     Tree,
+    /// The same, and what it boots by, onto a disk of any size that is large enough.
+    Bootable,
 }
 
 /// Why an image was not shipped.
@@ -88,6 +91,8 @@ pub enum ShipError {
 pub struct Order<'o> {
     /// The image.
     pub image: &'o Path,
+    /// An earlier image, if the receiver's target is said to hold it.
+    pub base: Option<&'o Path>,
     /// The host that is to receive it.
     pub host: &'o HostName,
     /// Where it listens.
@@ -111,11 +116,14 @@ pub fn ship(
 ) -> Result<Shipped, ShipError> {
     let tls = tls(authority, names)?;
     let source = Source::open(order.image)?;
-    let sender = Sender::new(&source, tell)?;
-    deliver(order, &tls, (stop, &sender.stop()), tell, &|stream, tell| sender.run(stream, tell))
+    let mut sender = Sender::new(&source, tell)?;
+    if let Some(base) = order.base {
+        sender = sender.based_on(&Source::open(base)?, tell)?;
+    }
+    deliver(order, &tls, (stop, &[sender.stop()]), tell, &|stream, tell| sender.run(stream, tell))
 }
 
-/// Ships the files of an image's root. Blocks; `stop` ends it.
+/// Ships the files of an image's root. Blocks; `stop` ends it. Of a base it knows nothing: what is on the target is used anyway.
 ///
 /// # Errors
 /// See [`ShipError`]. What arrived stays at the receiver, and the same again goes on from there.
@@ -129,17 +137,34 @@ pub fn ship_tree(
     let tls = tls(authority, names)?;
     let mut source = ExtImage::root_of(order.image)?;
     let sender = TreeSender::new(&mut source, tell)?;
-    deliver(order, &tls, (stop, &sender.stop()), tell, &|stream, tell| sender.run(stream, tell))
+    deliver(order, &tls, (stop, &[sender.stop()]), tell, &|stream, tell| sender.run(stream, tell))
+}
+
+/// Ships the files of an image's root, and what it boots by. Blocks; `stop` ends it.
+///
+/// # Errors
+/// See [`ShipError`]. What arrived stays at the receiver, and the same again goes on from there.
+pub fn ship_bootable(
+    order: &Order<'_>,
+    authority: &Authority,
+    names: &[String],
+    stop: &Arc<AtomicBool>,
+    tell: Tell<'_>,
+) -> Result<bootable::Shipped, ShipError> {
+    let tls = tls(authority, names)?;
+    let mut image = BootImage::open(order.image)?;
+    let sender = image.sender(tell)?;
+    deliver(order, &tls, (stop, &sender.stops()), tell, &|stream, tell| sender.run(stream, tell))
 }
 
 /// One attempt to ship.
 type Attempt<'a, T> = &'a dyn Fn(&mut dyn Stream, Tell<'_>) -> Result<T, ShipmentError>;
 
-/// Connects, and makes attempts until one comes to its end. When the first of `stops` is set it sets the second.
+/// Connects, and makes attempts until one comes to its end. When `stop` is set it sets all of `stops`.
 fn deliver<T>(
     order: &Order<'_>,
     tls: &Arc<rustls::ServerConfig>,
-    (stop, stops): (&AtomicBool, &AtomicBool),
+    (stop, stops): (&AtomicBool, &[Arc<AtomicBool>]),
     tell: Tell<'_>,
     attempt: Attempt<'_, T>,
 ) -> Result<T, ShipError> {
@@ -147,9 +172,10 @@ fn deliver<T>(
     let way = order.way.transport(options);
     let mut pause = PAUSES.0;
     let mut last_heard = Instant::now();
+    let end = || stops.iter().for_each(|inner| inner.store(true, Ordering::Relaxed));
     loop {
         if stop.load(Ordering::Relaxed) {
-            stops.store(true, Ordering::Relaxed);
+            end();
         }
         let failed = match way.connect(order.to).map_err(|error| error.to_string()).and_then(|connection| {
             transport::secure_server(connection, tls).map_err(|error| format!("it was not let in: {error}"))
@@ -164,7 +190,7 @@ fn deliver<T>(
                 pause = PAUSES.0;
                 let watch = |progress| {
                     if stop.load(Ordering::Relaxed) {
-                        stops.store(true, Ordering::Relaxed);
+                        end();
                     }
                     tell(progress);
                 };

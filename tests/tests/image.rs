@@ -120,6 +120,26 @@ fn an_image_is_built_the_same_again_shipped_booted_and_has_nothing_left_to_do() 
     assert!(same(&first, &arrived), "what arrived is another image");
     boots(&first, work.path(), true);
 
+    // As files onto a larger disk, whose root has the room: boots either way.
+    let larger = work.path().join("larger.raw");
+    let bytes = fs::metadata(&first).expect("there").len() + (3 << 30);
+    fs::File::create(&larger).and_then(|file| file.set_len(bytes)).expect("made");
+    let log = work.path().join("bootable.log");
+    let receive = inside().arg("receive").args(["--form", "bootable", "--target"]).arg(&larger);
+    let mut receiver = receive.args(["--listen", &format!("{host}:8444")]).start(&log).expect("started");
+    let waits = || Ok(fs::read_to_string(&log)?.contains("waiting for an image").then_some(()));
+    wait_for("the receiver", Duration::from_secs(20), waits).expect("it listens");
+    world
+        .rocks(&["ship", "image", "lite", "host=receiver-0-0", &to, "form=bootable"])
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", fs::read_to_string(&log).unwrap_or_default()));
+    wait_for("the receiver's end", Duration::from_secs(20), || Ok(receiver.ended())).expect("it ends");
+    let checked = cmd("sfdisk").arg("--verify").arg(&larger).run().expect("sfdisk");
+    assert!(checked.both().contains("No errors"), "{}", checked.both());
+    let parts = rocks_ship::image::partitions(&fs::File::open(&larger).expect("opened"), bytes).expect("read");
+    assert!(parts.iter().any(|part| bytes - part.bytes.end < 2 << 20), "{parts:?}");
+    boots(&larger, work.path(), false);
+    boots(&larger, work.path(), true);
+
     // Fitted to the cloud it boots, too, and a second fitting finds nothing to change.
     let fit = || {
         let done = cmd(&agent).args(["-o", "json", "fit", "--root"]).arg(&arrived).run().expect("it is fitted");

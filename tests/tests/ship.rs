@@ -51,6 +51,71 @@ fn an_image_is_shipped_over_both_transports_and_only_what_changed_travels_again(
 }
 
 #[test]
+fn an_image_is_written_into_files_and_what_fails_leaves_none() {
+    let Some(yard) = yard(&[]) else { return };
+    let image = small(&yard, 7);
+    yard.must(&["add", "image", "one", &image.display().to_string()]).expect("added");
+    let (raw, qcow2) = (yard.path("one.raw"), yard.path("one.qcow2"));
+    for (file, format) in [(&raw, "raw"), (&qcow2, "qcow2")] {
+        let said = yard.must(&["-o", "json", "export", "image", "one", &file.display().to_string()]).expect("written");
+        let said: serde_json::Value = serde_json::from_str(&said).expect("json");
+        assert_eq!(said["format"], format);
+        assert_eq!(said["bytes"], fs::metadata(file).expect("there").len());
+    }
+    assert!(same(&image, &raw).expect("read"));
+    // Half of the image holds nothing.
+    assert!(allocated(&raw) < 13 << 20 && fs::metadata(&qcow2).expect("there").len() < 13 << 20);
+    match cmd("qemu-img").args(["compare", "-f", "raw", "-F", "qcow2"]).arg(&image).arg(&qcow2).output() {
+        Ok(done) => assert_eq!(done.code(), 0, "{}", done.both()),
+        Err(_) => println!("left out: there is no qemu-img"),
+    }
+    for (words, says) in [
+        (["one", &raw.display().to_string(), "format=raw"], "is there already"),
+        (["none", &yard.path("new").display().to_string(), "format=raw"], "there is no image"),
+        (["one", &yard.path("new").display().to_string(), "format=vmdk"], "vmdk"),
+    ] {
+        let done = yard.rocks(&[&["export", "image"][..], &words].concat()).expect("run");
+        assert!(done.code() != 0 && done.both().contains(says), "{}", done.both());
+    }
+    let left: Vec<_> = fs::read_dir(yard.path("")).expect("read").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| name != "new" && !name.to_string_lossy().starts_with(".tmp")), "{left:?}");
+}
+
+#[test]
+fn with_a_base_the_target_is_believed_and_what_is_not_so_is_sent_all_the_same() {
+    let Some(yard) = yard(&["receiver-0-0"]) else { return };
+    let (image, target) = (small(&yard, 6), yard.path("target"));
+    yard.must(&["add", "image", "old", &image.display().to_string()]).expect("added");
+    let change = |path: &Path, bytes: &[u8], mib: u64| {
+        fs::File::options().write(true).open(path).expect("opened").write_all_at(bytes, mib << 20).expect("written");
+    };
+    fs::copy(&image, &target).expect("copied");
+    change(&image, b"new", 4);
+    let ship = |more: &[&str]| {
+        let mut receiver = yard.receive("receiver-0-0", &target, &[]).expect("it waits");
+        let done = yard.ship(&image, "receiver-0-0", &receiver.at, more).expect("run");
+        let result = result(&done.stdout).unwrap_or_else(|error| panic!("{error:#}\n{}", receiver.log()));
+        assert_eq!(receiver.code().expect("it ends"), 0);
+        assert!(same(&image, &target).expect("read"));
+        (result["sent"].as_u64(), result["believed"].as_u64())
+    };
+    assert_eq!(ship(&["base=old"]), (Some(1), Some(24 * MIB - 1)));
+    // By its path as well; what was written to the target meanwhile comes to light at the end.
+    change(&target, b"booted", 8);
+    assert_eq!(ship(&[&format!("base={}", image.display())]), (Some(1), Some(24 * MIB)));
+    // It is something else.
+    change(&target, &vec![7; 12 << 20], 0);
+    assert_eq!(ship(&["base=old"]).0, Some(6 * MIB));
+    let refused = |words: &[&str]| {
+        let done = yard.ship(&image, "receiver-0-0", "127.0.0.1:9", words).expect("run");
+        assert!(done.code() != 0, "{}", done.both());
+        done.both()
+    };
+    assert!(refused(&["base=none"]).contains("there is no image `none`"));
+    assert!(refused(&["base=old", "form=tree"]).contains("a base is for the block form"));
+}
+
+#[test]
 fn a_killed_receiver_goes_on_and_strangers_and_garbage_get_nothing() {
     let Some(yard) = yard(&["receiver-0-0", "receiver-0-1"]) else { return };
     let (image, target) = (small(&yard, 2), yard.path("target"));

@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a test that is left out says why")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rocks_tests::process::cmd;
@@ -71,6 +71,93 @@ fn a_tree_arrives_in_a_folder_and_the_two_forms_do_not_mix() {
         let done = yard.ship(&image, "receiver-0-0", &receiver.at, at_frontend).expect("run");
         assert!(done.code() != 0 && done.both().contains("protocol"), "{}", done.both());
     }
+}
+
+/// A disk with a partition for a boot loader, and a root behind it.
+fn whole_disk(yard: &Yard, root: &Path) -> Option<PathBuf> {
+    const START: u64 = 4 << 20;
+    let disk = yard.path("disk");
+    let bytes = START + (64 << 20) + (1 << 20);
+    fs::File::create(&disk).and_then(|file| file.set_len(bytes)).expect("made");
+    let script = yard.path("script");
+    let table = format!(
+        "label: gpt\nstart=2048, size=6144, type=uefi, name=esp\nstart=8192, size={}, type=linux\n",
+        (64 << 20) / 512
+    );
+    fs::write(&script, table).expect("written");
+    let made = cmd("sh").args(["-c", "exec sfdisk --quiet \"$1\" < \"$0\""]).arg(&script).arg(&disk).output();
+    if !made.is_ok_and(|done| done.code() == 0) {
+        println!("skipped: no sfdisk");
+        return None;
+    }
+    let file = fs::File::options().write(true).open(&disk).expect("opened");
+    file.write_all_at(b"boot code", 0).expect("written");
+    file.write_all_at(b"the firmware's files", 1 << 20).expect("written");
+    file.write_all_at(&fs::read(root).expect("read"), START).expect("written");
+    Some(disk)
+}
+
+#[test]
+fn a_bootable_tree_fills_a_larger_disk_and_only_what_differs_travels_again() {
+    let Some((yard, image)) = yard() else { return };
+    if !cmd("losetup").args(["--find"]).output().is_ok_and(|done| done.code() == 0) {
+        return println!("skipped: no loop devices");
+    }
+    let Some(disk) = whole_disk(&yard, &image) else { return };
+    let target = yard.path("target");
+    let ship = || {
+        let mut receiver = yard.receive("receiver-0-0", &target, &["--form", "bootable"]).expect("it waits");
+        let done = yard.ship(&disk, "receiver-0-0", &receiver.at, &["form=bootable"]).expect("run");
+        assert_eq!(done.code(), 0, "{}\n{}", done.both(), receiver.log());
+        assert_eq!(receiver.code().expect("it ends"), 0, "{}", receiver.log());
+        let shipped = result(&done.stdout).expect("a result");
+        (shipped["front"]["sent"].as_u64().expect("a number"), shipped["sent"].as_u64().expect("a number"))
+    };
+    fs::File::create(&target).and_then(|file| file.set_len(300 << 20)).expect("made");
+    let (front, chunks) = ship();
+    assert!(front >= 2 && chunks > 200, "{front} blocks, {chunks} chunks");
+    // Only the block with the table in it.
+    assert_eq!(ship(), (1, 0));
+    let attached = cmd("losetup").arg("--associated").arg(&target).run().expect("run");
+    assert_eq!(attached.stdout.trim(), "", "a loop device is left");
+    let checked = cmd("sfdisk").arg("--verify").arg(&target).run().expect("run");
+    assert!(checked.both().contains("No errors"), "{}", checked.both());
+    let file = fs::File::open(&target).expect("opened");
+    let before = fs::File::open(&disk).expect("opened");
+    let parts = |file: &fs::File, bytes| rocks_ship::image::partitions(file, bytes).expect("read");
+    let (old, new) = (parts(&before, 69 << 20), parts(&file, 300 << 20));
+    assert_eq!(old[0], new[0]);
+    assert_eq!((&old[1].partuuid, old[1].bytes.start), (&new[1].partuuid, new[1].bytes.start));
+    assert!(new[1].bytes.end > 298 << 20, "{new:?}");
+    let features =
+        |file: &fs::File, place| rocks_ship::image::features(file, place).expect("read").expect("one is there");
+    let (was, is) = (features(&before, &old[1].bytes), features(&file, &new[1].bytes));
+    assert_eq!((was.incompat, was.block, was.inode), (is.incompat, is.block, is.inode));
+    assert_eq!((is.compat & !was.compat, is.ro_compat & !was.ro_compat), (0, 0));
+    let mut there = [0; 20];
+    file.read_exact_at(&mut there, 1 << 20).expect("read");
+    assert_eq!(&there, b"the firmware's files");
+    // What other eyes see of the root.
+    let root = yard.path("other");
+    let skip = format!("skip={}", new[1].bytes.start >> 20);
+    let input = format!("if={}", target.display());
+    cmd("dd")
+        .args([&input, "bs=1M", &skip, "status=none", "conv=sparse", &format!("of={}", root.display())])
+        .run()
+        .expect("copied");
+    let fsck = cmd("e2fsck").args(["-f", "-n"]).arg(&root).output().expect("run");
+    assert_eq!(fsck.code(), 0, "{}", fsck.both());
+    let says = cmd("dumpe2fs").arg("-h").arg(&root).output().expect("run");
+    assert!(says.stdout.contains(UUID) && says.stdout.contains("system"), "{}", says.both());
+    // A disk that is too small, and one that is not there.
+    fs::File::create(&target).and_then(|file| file.set_len(10 << 20)).expect("made");
+    let receiver = yard.receive("receiver-0-0", &target, &["--form", "bootable"]).expect("it waits");
+    let done = yard.ship(&disk, "receiver-0-0", &receiver.at, &["form=bootable"]).expect("run");
+    assert!(done.code() != 0 && done.both().contains("needs at least"), "{}", done.both());
+    assert!(yard.receive("receiver-0-0", &yard.path("none"), &["--form", "bootable"]).is_err());
+    // The root alone is no disk.
+    let done = yard.ship(&image, "receiver-0-0", "127.0.0.1:9", &["form=bootable"]).expect("run");
+    assert!(done.code() != 0 && done.both().contains("partition table"), "{}", done.both());
 }
 
 #[test]

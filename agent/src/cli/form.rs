@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use rocks_ship::bootable::{BootReceiver, Root};
 use rocks_ship::shipment::{Receiver, ShipmentError, Stream, Target, Tell};
-use rocks_ship::tree::{Findings, TreeReceiver};
+use rocks_ship::tree::{self, Findings, Origin, TreeReceiver};
 use serde_json::Value;
 
-use crate::ground::{FileSystem, ground};
+use crate::ground::{self, FileSystem};
 use crate::process::System;
 
 /// Most findings that are told one by one.
@@ -19,6 +20,8 @@ pub(super) enum Form {
     Block,
     /// Its root's files, into a folder or onto a volume that gets a new file system
     Tree,
+    /// Its root's files and what it boots by, onto a disk of any size that is large enough
+    Bootable,
 }
 
 /// Options of the tree form.
@@ -30,7 +33,7 @@ pub(super) struct FormOptions {
     /// With `--form tree`: the file system that a volume gets, if it does not have it already
     #[arg(long, value_enum, default_value_t = FileSystem::Ext4)]
     filesystem: FileSystem,
-    /// With `--form tree`: let pass what only root may do (owners, devices, some attributes), and count it
+    /// With `--form tree` or `bootable`: let pass what only root may do (owners, devices, some attributes), and count it
     #[arg(long)]
     tolerant: bool,
 }
@@ -43,12 +46,26 @@ pub(super) struct Taken {
     pub(super) text: String,
 }
 
+impl Taken {
+    /// Of files, for programs as a part of `whole`.
+    fn of(whole: &impl serde::Serialize, tree: &tree::Shipped, findings: &Findings) -> Self {
+        let mut text = format!(
+            "received {} files and folders of {} bytes, {} of {} chunks, verified: {}\n",
+            tree.entries, tree.bytes, tree.sent, tree.chunks, tree.digest
+        );
+        text.push_str(&told(findings));
+        Self { shipped: serde_json::to_value(whole).unwrap_or_default(), text }
+    }
+}
+
 /// Takes an image in one form or the other.
 pub(super) enum Taker {
     /// As a disk.
     Block(Receiver),
     /// As files.
     Tree(TreeReceiver<'static>),
+    /// As files on a disk that boots.
+    Bootable(BootReceiver<'static>),
 }
 
 impl Taker {
@@ -58,12 +75,20 @@ impl Taker {
         }
         if !bases.is_empty() {
             return Err(ShipmentError::Target(
-                "--base is for the block form; a tree uses what is in its target".into(),
+                "--base is for the block form; files are looked for in the target".into(),
             ));
+        }
+        if options.form == Form::Bootable {
+            let tolerant = options.tolerant;
+            let ground = move |root: &Root, origin: &Origin| {
+                let target = ground::root(root, origin, &System)?;
+                Ok(if tolerant { target.tolerant() } else { target })
+            };
+            return Ok(Self::Bootable(BootReceiver::new(target, Box::new(ground))?));
         }
         let (target, filesystem, tolerant) = (target.to_owned(), options.filesystem, options.tolerant);
         Ok(Self::Tree(TreeReceiver::onto(Box::new(move |origin| {
-            let target = ground(&target, filesystem, origin, &System)?;
+            let target = ground::ground(&target, filesystem, origin, &System)?;
             Ok(if tolerant { target.tolerant() } else { target })
         }))))
     }
@@ -80,12 +105,11 @@ impl Taker {
             }
             Self::Tree(receiver) => {
                 let (shipped, findings) = receiver.run(stream, tell)?;
-                let mut text = format!(
-                    "received {} files and folders of {} bytes, {} of {} chunks, verified: {}\n",
-                    shipped.entries, shipped.bytes, shipped.sent, shipped.chunks, shipped.digest
-                );
-                text.push_str(&told(&findings));
-                Ok(Taken { shipped: serde_json::to_value(shipped).unwrap_or_default(), text })
+                Ok(Taken::of(&shipped, &shipped, &findings))
+            }
+            Self::Bootable(receiver) => {
+                let (shipped, findings) = receiver.run(stream, tell)?;
+                Ok(Taken::of(&shipped, &shipped.tree, &findings))
             }
         }
     }

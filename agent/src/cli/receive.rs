@@ -239,7 +239,11 @@ fn take(args: &Args, place: &Place, identity: &Identity, format: Format, output:
                 output.message(&format!("interrupted: {}; what came is kept\n", chain(&error)));
                 end = Instant::now() + place.patience;
             }
-            Err(error) => return Err(failed(&chain(&error))),
+            Err(error) => {
+                // The sender was told why: it should have heard that before we are gone, or it takes this for a broken connection and waits.
+                let _ = stream.finish();
+                return Err(failed(&chain(&error)));
+            }
         }
     }
 }

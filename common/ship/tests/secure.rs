@@ -112,6 +112,25 @@ fn whoever_reads_to_the_end_may_leave_at_once() {
 }
 
 #[test]
+fn what_a_peer_said_before_it_left_is_read_even_if_it_took_nothing_any_more() {
+    let authority = Authority::new();
+    let (ours, theirs) = handshake(&Udt::new(options()), &authority, &authority, "receiver.rocks");
+    let (mut ours, mut theirs) = (ours.expect("let in"), theirs.expect("let in"));
+    // It hears something, says why it stops, waits until that has arrived, and leaves.
+    let peer = std::thread::spawn(move || {
+        ours.read_exact(&mut [0; 4]).expect("heard");
+        ours.write_all(b"no room").expect("said");
+        ours.finish().expect("arrived");
+    });
+    let noise = vec![7; 1 << 20];
+    while theirs.write_all(&noise).is_ok() {}
+    let mut why = [0; 7];
+    theirs.read_exact(&mut why).expect("read");
+    assert_eq!(&why, b"no room");
+    peer.join().expect("no panic");
+}
+
+#[test]
 fn a_stream_that_just_stops_is_an_error() {
     for t in transports() {
         let ca = Authority::new();

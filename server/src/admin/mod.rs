@@ -87,7 +87,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/mirrors/{name}", delete(distro::remove_mirror))
         .route("/images", get(images::list).post(images::import))
         .route("/images/{name}", get(images::show).delete(images::remove))
-        .route("/images/{name}/content", post(uploads::through_socket))
+        .route("/images/{name}/content", get(images::content).post(uploads::through_socket))
         .route("/shipments", post(shipments::create))
         .route("/uploads", post(uploads::from_host))
         .route("/provisions", get(provisions::list).post(provisions::create))

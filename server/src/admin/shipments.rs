@@ -37,6 +37,9 @@ pub(super) struct ShipOrder {
     rate: Option<u64>,
     #[serde(default)]
     form: Form,
+    /// An image's name, or the absolute path of a disk: what the target is said to hold.
+    #[serde(default)]
+    base: Option<String>,
 }
 
 /// The disk that somebody means.
@@ -85,18 +88,30 @@ pub(super) fn failure(error: &ShipError) -> Failure {
 pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ShipOrder>) -> Result<Response, Failure> {
     admin.store.host(&order.host).await?;
     let image = disk(&admin, &order.image)?;
+    let base = order.base.as_ref().map(|base| disk(&admin, base)).transpose()?;
+    if base.is_some() && order.form != Form::Block {
+        let failure = Failure::bad("not-with-a-tree", "a base is for the block form");
+        return Err(failure.hint("leave it out: files are looked for on the target"));
+    }
     let to = address(&order.to).await?;
     Ok(lines(move |lines| async move {
         let stop = Arc::new(AtomicBool::new(false));
         let (ending, told) = (stop.clone(), lines.clone());
         let work = tokio::task::spawn_blocking(move || {
             let (tell, form) = (teller(told), order.form);
-            let order =
-                Order { image: &image, host: &order.host, to, way: order.transport, rate: order.rate.map(|r| r / 8) };
+            let order = Order {
+                image: &image,
+                base: base.as_deref(),
+                host: &order.host,
+                to,
+                way: order.transport,
+                rate: order.rate.map(|r| r / 8),
+            };
             let (authority, names) = (&admin.authority, &admin.config.names);
             Ok(match form {
                 Form::Block => json!(ship::ship(&order, authority, names, &stop, &tell)?),
                 Form::Tree => json!(ship::ship_tree(&order, authority, names, &stop, &tell)?),
+                Form::Bootable => json!(ship::ship_bootable(&order, authority, names, &stop, &tell)?),
             })
         });
         let done = tokio::select! {

@@ -5,6 +5,7 @@
 //! rename, in place of an earlier one if there is one. What a killed frontend left half done is swept away at the next start, but
 //! for uploads: what came of one is kept (`.part/NAME`), and the next one goes on from there.
 
+pub mod export;
 pub mod import;
 pub mod make;
 pub mod upload;

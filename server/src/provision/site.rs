@@ -222,7 +222,7 @@ impl Site for Frontend {
         let (authority, config, of) = (self.authority.clone(), self.config.clone(), host.clone());
         let (told, mut heard) = tokio::sync::watch::channel(None::<Progress>);
         let mut work = tokio::task::spawn_blocking(move || {
-            let order = ship::Order { image: &image, host: &of, to, way: Way::Udt, rate: None };
+            let order = ship::Order { image: &image, base: None, host: &of, to, way: Way::Udt, rate: None };
             let tell = |at| {
                 told.send_replace(Some(at));
             };

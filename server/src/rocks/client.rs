@@ -119,6 +119,33 @@ pub(super) fn text(socket: &Path, path: &str) -> Result<String, Refusal> {
     })
 }
 
+/// Fetches bytes that may be many: `put` gets them as they come. Gives how many there were; fewer than were announced are an error.
+pub(super) fn fetch(
+    socket: &Path,
+    path: &str,
+    put: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<u64, Refusal> {
+    run(async {
+        let mut response = request(socket, Method::GET, path, None, None).await?;
+        if !response.status().is_success() {
+            whole(socket, response).await?;
+            return Err(Refusal::new(Exit::Failed, "the frontend gave no answer"));
+        }
+        let announced = response.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut bytes: u64 = 0;
+        while let Some(frame) = response.body_mut().frame().await {
+            let frame = frame.map_err(|error| down(socket)(&error))?;
+            let data = frame.data_ref().map_or(&[][..], |data| data);
+            put(data).map_err(|error| Refusal::new(Exit::Failed, error.to_string()))?;
+            bytes += data.len() as u64;
+        }
+        if announced.is_some_and(|announced: u64| announced != bytes) {
+            return Err(down(socket)(&"it hung up before the end"));
+        }
+        Ok(bytes)
+    })
+}
+
 /// Makes the connection one that speaks the protocol of shipments.
 pub(super) fn upgrade(socket: &Path, path: &str) -> Result<Upgraded, Refusal> {
     let down = down(socket);

@@ -179,6 +179,15 @@ pub(super) static COMMANDS: &[Entry] = &[
         example = "rocks explain host lite-0-0 package vim-enhanced"
     ),
     spec!(
+        ["export", "image"],
+        ("NAME FILE", 2, 2),
+        "Write an image into a new file",
+        images::export,
+        keys = &[("format", "raw, or qcow2 as QEMU keeps disks (default: by the file's name)")],
+        words = Words::Image,
+        example = "rocks export image lite lite.qcow2"
+    ),
+    spec!(
         ["list", "appliance"],
         ("[NAME ...]", 0, MANY),
         "List appliances",
@@ -453,8 +462,9 @@ pub(super) static COMMANDS: &[Entry] = &[
             ("rate", "the most bits a second"),
             (
                 "form",
-                "block (default): the disk as it is; tree: the files of its root, to `rocks-agent receive --form tree`"
-            )
+                "block (default): the disk as it is; tree: the files of its root; bootable: those and what it boots by; as `rocks-agent receive --form` says"
+            ),
+            ("base", "an earlier image that the receiver's target holds: what is the same is read there only once")
         ],
         words = Words::Image,
         example = "rocks ship image lite host=receiver-0-0 to=198.51.100.7:8444"
@@ -502,6 +512,7 @@ fn about(verb: &str) -> &'static str {
         "disable" | "enable" => "Switch a roll",
         "trust" | "distrust" => "Decide whether a roll's code may run on the frontend",
         "explain" => "Say how something came to be",
+        "export" => "Write an image into a file",
         "list" => "List and show",
         "remove" => "Remove",
         "report" => "Show what agents reported",

@@ -1,6 +1,7 @@
 //! Images: those that the frontend keeps, how they come to it, and how they leave it.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,6 +15,9 @@ use super::client::{self, Refusal};
 use super::context::{Context, Done, encode};
 use super::progress::Progress;
 use crate::output::Exit;
+
+/// Bytes of which a file has a hole instead if all are zero.
+const HOLE: u64 = 4096;
 
 fn needed<'c>(c: &'c Context<'_>, name: &str) -> Result<&'c str, Refusal> {
     c.key(name).ok_or_else(|| Refusal::new(Exit::Usage, format!("`{name}=` is missing")).hint(c.spec.example))
@@ -90,7 +94,9 @@ fn image_or_path(c: &Context<'_>, word: &str) -> Result<String, Refusal> {
 
 pub(super) fn ship(c: &Context<'_>) -> Done {
     let rate = c.key("rate").map(|_| c.number("rate", 0)).transpose()?;
-    let body = json!({"image": image_or_path(c, &c.names[0])?, "host": needed(c, "host")?, "to": needed(c, "to")?,
+    let base = c.key("base").map(|base| image_or_path(c, base)).transpose()?;
+    let body = json!({"image": image_or_path(c, &c.names[0])?, "base": base,
+                      "host": needed(c, "host")?, "to": needed(c, "to")?,
                       "transport": c.key("transport").unwrap_or("udt"), "rate": rate,
                       "form": c.key("form").unwrap_or("block")});
     let shipped = c.long("/api/v1/shipments", &body)?;
@@ -113,6 +119,45 @@ pub(super) fn ship(c: &Context<'_>) -> Done {
         text
     };
     Ok((c.one(&shipped, text), Exit::Ok))
+}
+
+/// Writes an image into a new file: what fails leaves none.
+pub(super) fn export(c: &Context<'_>) -> Done {
+    let (name, path) = (&c.names[0], full(&c.names[1])?);
+    let is_qcow2 = path.extension().is_some_and(|end| end == "qcow2");
+    let format = c.key("format").unwrap_or(if is_qcow2 { "qcow2" } else { "raw" });
+    let failed = |error: &io::Error| Refusal::new(Exit::Failed, format!("{}: {error}", path.display()));
+    let there = || {
+        Refusal::new(Exit::Conflict, format!("{} is there already", path.display())).hint("remove it, or name another")
+    };
+    if path.exists() {
+        return Err(there());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(|error| failed(&error))?;
+    let mut at = 0;
+    let place = format!("/api/v1/images/{}/content?format={}", encode(name), encode(format));
+    let bytes = client::fetch(&c.cli.socket, &place, &mut |bytes| {
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(bytes.len().min(usize::try_from(HOLE - at % HOLE).unwrap_or(1)));
+            if piece.iter().any(|byte| *byte != 0) {
+                file.as_file().write_all_at(piece, at)?;
+            }
+            at += piece.len() as u64;
+            bytes = rest;
+        }
+        Ok(())
+    })?;
+    let settled = file.as_file().set_len(bytes).and_then(|()| file.as_file().sync_all());
+    settled.map_err(|error| failed(&error))?;
+    file.persist_noclobber(&path).map_err(|error| match error.error.kind() {
+        io::ErrorKind::AlreadyExists => there(),
+        _ => failed(&error.error),
+    })?;
+    let written = json!({"image": name, "file": path, "format": format, "bytes": bytes});
+    let text = || format!("image {name} was written to {} as {format}: {}\n", path.display(), HumanBytes(bytes));
+    Ok((c.one(&written, text), Exit::Ok))
 }
 
 /// A file of this machine, or a host's.

@@ -37,6 +37,9 @@ struct Args {
     /// What carries the original's tar: udt4 (needs the feature), tcp-bbr, tcp-cubic; separated by commas
     #[arg(long, default_value = if cfg!(feature = "udt4") { "udt4" } else { "tcp-cubic" })]
     beside: String,
+    /// Ship this image instead, once in each form, to places where nothing is
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Where images are kept between runs; they are built if they are not there
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -157,11 +160,42 @@ fn outcome(name: &str, took: Duration, wire: u64, rate: f64, note: &str) {
     println!("| {name} | {:.1} s | {:.1} MB | {percent:.0} % | {note} |", took.as_secs_f64(), wire as f64 / 1e6);
 }
 
+/// One image in both forms.
+fn forms(args: &Args, image: &Path, wan: &Wan) -> Result<()> {
+    let yard = Yard::new(Some(wan), &["receiver-0-0"])?;
+    println!("| form | time | on the wire | of the link | |\n|---|---|---|---|---|");
+    for form in ["block", "tree"] {
+        let target = yard.path(form);
+        if form == "tree" {
+            fs::create_dir(&target)?;
+        }
+        let mut receiver = yard.receive("receiver-0-0", &target, &["--form", form])?;
+        let (begun, before) = (Instant::now(), wan.counts(Way::There).bytes);
+        let done = yard.ship(image, "receiver-0-0", &receiver.at, &[&format!("form={form}")])?;
+        let (took, wire) = (begun.elapsed(), wan.counts(Way::There).bytes - before);
+        ensure!(done.code() == 0, "{}\n{}", done.both(), receiver.log());
+        ensure!(receiver.code()? == 0, "{}", receiver.log());
+        let shipped = result(&done.stdout)?;
+        let note =
+            format!("{} sent, {:.1} MB packed", shipped["sent"], shipped["sent_bytes"].as_f64().unwrap_or(0.0) / 1e6);
+        outcome(form, took, wire, args.rate, &note);
+        if form == "tree" {
+            fs::remove_dir_all(&target)?;
+        } else {
+            fs::remove_file(&target)?;
+        }
+    }
+    Ok(())
+}
+
 fn bench(args: &Args) -> Result<()> {
     let work = tempfile::Builder::new().prefix("rocks-shipbench-").tempdir()?;
-    let images = images(&args.images.clone().unwrap_or_else(|| work.path().join("images")))?;
     let mut shape = Shape::new(args.rate, Duration::from_millis(args.rtt));
     shape.loss = args.loss / 100.0;
+    if let Some(image) = &args.image {
+        return forms(args, image, &Wan::new(shape)?);
+    }
+    let images = images(&args.images.clone().unwrap_or_else(|| work.path().join("images")))?;
     let wan = Wan::new(shape)?;
     println!(
         "Link: {} Mbit/s, {} ms, {} % lost. Image: {:.0} MB in use of {:.0} MB; with Java and Vim {:.0} MB.\n",

@@ -49,6 +49,57 @@ pub fn names(file: &File, place: &Range<u64>) -> io::Result<Option<([u8; 16], [u
     Ok((u16_at(&sb, 56) == MAGIC).then(|| (sixteen(104), sixteen(120))))
 }
 
+/// What a file system is like, as far as whoever reads it must understand it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// What others may pass over.
+    pub compat: u32,
+    /// What nobody may.
+    pub incompat: u32,
+    /// What whoever only reads may pass over.
+    pub ro_compat: u32,
+    /// Bytes of a block.
+    pub block: u32,
+    /// Bytes of an inode.
+    pub inode: u32,
+}
+
+/// What the ext2, ext3 or ext4 file system at `place` of an image is like; nothing if there is none.
+///
+/// # Errors
+/// The image cannot be read.
+pub fn features(file: &File, place: &Range<u64>) -> io::Result<Option<Features>> {
+    let mut sb = [0; 1024];
+    if place.end.saturating_sub(place.start) < 2 * SUPERBLOCK {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut sb, place.start + SUPERBLOCK)?;
+    if u16_at(&sb, 56) != MAGIC || u32_at(&sb, 24) > 6 {
+        return Ok(None);
+    }
+    // The first revision had no larger ones, and said nothing of them.
+    let inode = if u32_at(&sb, 76) == 0 { 128 } else { u32::from(u16_at(&sb, 88)) };
+    Ok(Some(Features {
+        compat: u32_at(&sb, 92),
+        incompat: u32_at(&sb, 96),
+        ro_compat: u32_at(&sb, 100),
+        block: 1024 << u32_at(&sb, 24),
+        inode,
+    }))
+}
+
+/// Bytes of the ext2, ext3 or ext4 file system at `place` of an image; nothing if there is none.
+///
+/// # Errors
+/// The image cannot be read.
+pub fn extent(file: &File, place: &Range<u64>) -> io::Result<Option<u64>> {
+    let Some(features) = features(file, place)? else { return Ok(None) };
+    let mut sb = [0; 1024];
+    file.read_exact_at(&mut sb, place.start + SUPERBLOCK)?;
+    let high = if features.incompat & INCOMPAT_64BIT != 0 { u64::from(u32_at(&sb, 336)) << 32 } else { 0 };
+    Ok((high | u64::from(u32_at(&sb, 4))).checked_mul(u64::from(features.block)))
+}
+
 /// What is free of the file system that is at `place`, in bytes of the image; nothing if it is none that we know.
 pub(super) fn free(file: &File, place: &Range<u64>) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut sb = [0; 1024];

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 
-pub use ext::names;
+pub use ext::{Features, extent, features, names};
 pub use partitions::{Partition, partitions};
 
 /// Which bytes of an image are not in use.

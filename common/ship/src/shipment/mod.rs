@@ -8,6 +8,8 @@
 //! The stream below must be authenticated and ordered ([`crate::transport`]); this room still checks and bounds all that it reads.
 //! `docs/shipment.md` is the protocol in prose.
 
+pub(crate) mod lanes;
+mod pace;
 mod receive;
 mod send;
 pub(crate) mod wire;
@@ -42,6 +44,8 @@ pub struct Shipped {
     pub sent: u64,
     /// Bytes that they had on the way, compressed.
     pub sent_bytes: u64,
+    /// Blocks that the target was said to hold, and that were read there only at the end; at the sender: of which it said so.
+    pub believed: u64,
     /// The digest over the whole, in hexadecimal.
     pub digest: String,
     /// How long it took.

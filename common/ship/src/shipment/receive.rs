@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::Stream;
 use super::send::processors;
-use super::wire::{Message, read_blocks, refuse, write_wants};
+use super::wire::{Message, read_blocks, read_held, refuse, write_wants};
 use super::{BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, hex, length_of, whole};
 use crate::image::Allocation;
 
@@ -19,13 +19,17 @@ use crate::image::Allocation;
 const WAITING: usize = 32;
 /// How many blocks are looked at between two words to the sender.
 const WORD: u64 = 1024;
+/// How many blocks must be what the target is said to hold before the rest of them is believed: what was on it for some time and was
+/// written to, or is something else altogether, is not worth a second round.
+const SAMPLES: usize = 64;
 
 /// What is written to: a file, which is made and sparse, or a block device, which must be large enough.
 #[derive(Debug)]
 pub struct Target {
     file: File,
     path: PathBuf,
-    is_device: bool,
+    /// It keeps its length, which is a device's or was given to it.
+    is_fixed: bool,
 }
 
 impl Target {
@@ -40,7 +44,15 @@ impl Target {
         if !(kind.is_file() || kind.is_block_device()) {
             return Err(ShipmentError::Target(format!("{}: neither a file nor a block device", path.display())));
         }
-        Ok(Self { file, path: path.to_owned(), is_device: kind.is_block_device() })
+        Ok(Self { file, path: path.to_owned(), is_fixed: kind.is_block_device() })
+    }
+
+    /// Opens the beginning of the target at `path`, which has its length already.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be written.
+    pub(crate) fn front(path: &Path) -> Result<Self, ShipmentError> {
+        Ok(Self { is_fixed: true, ..Self::open(path)? })
     }
 
     fn fail(&self, error: &io::Error) -> ShipmentError {
@@ -50,7 +62,7 @@ impl Target {
     /// Makes room for an image of `bytes`.
     fn prepare(&self, bytes: u64) -> Result<(), ShipmentError> {
         let now = crate::image::length(&self.file).map_err(|error| self.fail(&error))?;
-        if self.is_device {
+        if self.is_fixed {
             if now < bytes {
                 let message = format!("{} has {now} bytes, fewer than the image's {bytes}", self.path.display());
                 return Err(ShipmentError::Target(message));
@@ -130,8 +142,8 @@ impl Receiver {
     }
 
     fn attempt(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<Shipped, ShipmentError> {
-        let (bytes, digest) = match Message::read(stream)? {
-            Message::Hello { bytes, digest } => (bytes, digest),
+        let (bytes, digest, is_based) = match Message::read(stream)? {
+            Message::Hello { bytes, digest, is_based } => (bytes, digest, is_based),
             Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
             _ => return Err(ShipmentError::Protocol("a shipment begins otherwise")),
         };
@@ -139,30 +151,64 @@ impl Receiver {
         if whole(bytes, &blocks) != digest {
             return Err(ShipmentError::Protocol("the manifest is not what its digest says"));
         }
+        let held = if is_based { Some(read_held(stream, blocks.len())?) } else { None };
         self.target.prepare(bytes)?;
-        let wants = self.compare(bytes, &blocks, stream, tell)?;
+        let held = held.filter(|held| self.holds(bytes, &blocks, held));
+        let wants = self.compare(bytes, &blocks, held.as_deref(), stream, tell)?;
+        let count = |all: &[bool]| all.iter().filter(|is| **is).count() as u64;
         write_wants(stream, &wants)?;
-        let sent_bytes = self.take(bytes, &blocks, &wants, stream, tell)?;
+        let mut sent = count(&wants);
+        let mut sent_bytes = self.take(bytes, &blocks, &wants, stream, tell)?;
         self.target.settle().map_err(|error| self.target.fail(&error))?;
-        self.verify(bytes, &blocks, stream, tell)?;
+        let mut bad = self.verify(bytes, &blocks, None, stream, tell)?;
+        let is_doubtful = |(at, bad): (usize, &bool)| *bad && held.as_ref().is_some_and(|held| held[at]);
+        if bad.iter().enumerate().any(is_doubtful) {
+            // What was believed was not so. Nothing else is asked for twice.
+            let good: Vec<bool> = bad.iter().map(|bad| !bad).collect();
+            Message::Again(count(&bad)).write(stream)?;
+            self.empty(bytes, &blocks, &mut bad)?;
+            write_wants(stream, &bad)?;
+            sent += count(&bad);
+            sent_bytes += self.take(bytes, &blocks, &bad, stream, tell)?;
+            self.target.settle().map_err(|error| self.target.fail(&error))?;
+            bad = self.verify(bytes, &blocks, Some(&good), stream, tell)?;
+        }
+        if let Some(block) = bad.iter().position(|bad| *bad) {
+            return Err(ShipmentError::Damaged { block: block as u64 });
+        }
         Message::Done.write(stream)?;
         stream.flush().map_err(ShipmentError::Connection)?;
         Ok(Shipped {
             bytes,
             blocks: blocks.iter().flatten().count() as u64,
-            sent: wants.iter().filter(|wanted| **wanted).count() as u64,
+            sent,
             sent_bytes,
+            believed: held.as_deref().map_or(0, count),
             digest: hex(&digest),
             took: self.began.elapsed(),
         })
     }
 
-    /// Looks at all blocks of `file` on all processors. `look` gets the number and the digest of what is there, and says what it finds;
+    /// Whether the target is what it is said to be, as far as some of the blocks that it is said to hold tell.
+    fn holds(&self, bytes: u64, blocks: &[Option<BlockDigest>], held: &[bool]) -> bool {
+        let full: Vec<usize> = (0..blocks.len()).filter(|at| held[*at] && blocks[*at].is_some()).collect();
+        let step = (full.len() / SAMPLES).max(1);
+        let mut buffer = Vec::with_capacity(BLOCK);
+        !full.is_empty()
+            && full.iter().skip(step / 2).step_by(step).all(|at| {
+                let number = *at as u64;
+                buffer.resize(length_of(bytes, number), 0);
+                let read = self.target.file.read_exact_at(&mut buffer, number * BLOCK as u64);
+                read.is_ok() && block_digest(&buffer) == blocks[*at]
+            })
+    }
+
+    /// Looks at all blocks of `file` but those that are `passed` over, on all processors. `look` gets the number and the digest of what is there, and says what it finds;
     /// `word` hears now and then how many were looked at.
-    fn look<T: Send>(
+    fn look<T: Send + Default>(
         file: &File,
-        bytes: u64,
-        count: u64,
+        (bytes, count): (u64, u64),
+        passed: Option<&[bool]>,
         look: &(dyn Fn(u64, Option<BlockDigest>) -> T + Sync),
         word: &mut dyn FnMut(u64) -> Result<(), ShipmentError>,
     ) -> Result<Vec<T>, ShipmentError> {
@@ -182,6 +228,10 @@ impl Receiver {
                         }
                         let mut part = Vec::new();
                         for number in from..count.min(from + WORD / 16) {
+                            if passed.is_some_and(|passed| passed[number as usize]) {
+                                part.push(T::default());
+                                continue;
+                            }
                             let at = number * BLOCK as u64;
                             buffer.resize(length_of(bytes, number), 0);
                             if holes.is_free(at, buffer.len() as u64) {
@@ -219,11 +269,12 @@ impl Receiver {
         Ok(parts.into_iter().flat_map(|(_, part)| part).collect())
     }
 
-    /// Brings onto the target what is here already, and says which blocks must come.
+    /// Brings onto the target what is here already, and says which blocks must come. What it is believed to hold is not looked at.
     fn compare(
         &self,
         bytes: u64,
         blocks: &[Option<BlockDigest>],
+        held: Option<&[bool]>,
         stream: &mut dyn Stream,
         tell: Tell<'_>,
     ) -> Result<Vec<bool>, ShipmentError> {
@@ -234,7 +285,7 @@ impl Receiver {
             stream.flush().map_err(ShipmentError::Connection)
         };
         let lacks = |number: u64, digest| blocks[number as usize] != digest;
-        let mut wants = Self::look(&self.target.file, bytes, count, &lacks, &mut word)?;
+        let mut wants = Self::look(&self.target.file, (bytes, count), held, &lacks, &mut word)?;
         // Where the bases have what is wanted.
         let mut wanted: HashMap<BlockDigest, Vec<u64>> = HashMap::new();
         for (number, block) in (0..).zip(blocks) {
@@ -247,7 +298,8 @@ impl Receiver {
                 break;
             }
             let length = crate::image::length(&base.file).map_err(|error| self.target.fail(&error))?;
-            let digests = Self::look(&base.file, length, super::blocks_of(length), &|_, digest| digest, &mut word)?;
+            let all = (length, super::blocks_of(length));
+            let digests = Self::look(&base.file, all, None, &|_, digest| digest, &mut word)?;
             let mut buffer = Vec::with_capacity(BLOCK);
             for (at, digest) in (0..).zip(digests) {
                 let Some(numbers) = digest.and_then(|digest| wanted.remove(&digest)) else { continue };
@@ -259,14 +311,20 @@ impl Receiver {
                 numbers.iter().for_each(|number| wants[*number as usize] = false);
             }
         }
-        for (number, block) in (0..).zip(blocks) {
-            if block.is_none() && wants[number as usize] {
+        self.empty(bytes, blocks, &mut wants)?;
+        Ok(wants)
+    }
+
+    /// Empties those of the blocks `wanted` that hold nothing, so that they need not come.
+    fn empty(&self, bytes: u64, blocks: &[Option<BlockDigest>], wanted: &mut [bool]) -> Result<(), ShipmentError> {
+        for (number, wanted) in (0..).zip(wanted).filter(|(_, wanted)| **wanted) {
+            if blocks[number as usize].is_none() {
                 let zeroed = self.target.zero(number * BLOCK as u64, length_of(bytes, number) as u64);
                 zeroed.map_err(|error| self.target.fail(&error))?;
-                wants[number as usize] = false;
+                *wanted = false;
             }
         }
-        Ok(wants)
+        Ok(())
     }
 
     /// Takes the blocks that come: unpacked, checked and written on all processors.
@@ -351,25 +409,22 @@ impl Receiver {
         self.target.file.write_all_at(block, number * BLOCK as u64).map_err(|error| self.target.fail(&error))
     }
 
-    /// Reads everything back and compares.
+    /// Reads everything back but what is `passed` over, and says which blocks are not what they should be.
     fn verify(
         &self,
         bytes: u64,
         blocks: &[Option<BlockDigest>],
+        passed: Option<&[bool]>,
         stream: &mut dyn Stream,
         tell: Tell<'_>,
-    ) -> Result<(), ShipmentError> {
+    ) -> Result<Vec<bool>, ShipmentError> {
         let count = blocks.len() as u64;
         let mut word = |done| {
             tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes: 0 });
             Message::At(done).write(stream)?;
             stream.flush().map_err(ShipmentError::Connection)
         };
-        let same = |number: u64, digest| digest == blocks[number as usize];
-        let good = Self::look(&self.target.file, bytes, count, &same, &mut word)?;
-        match good.iter().position(|good| !good) {
-            Some(block) => Err(ShipmentError::Damaged { block: block as u64 }),
-            None => Ok(()),
-        }
+        let differs = |number: u64, digest| digest != blocks[number as usize];
+        Self::look(&self.target.file, (bytes, count), passed, &differs, &mut word)
     }
 }

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Stream;
-use super::wire::{Message, read_wants, refuse, write_blocks};
+use super::lanes::{Lanes, Packer, Work};
+use super::wire::{Message, read_wants, refuse, write_blocks, write_held};
 use super::{
     BLOCK, BlockDigest, Phase, Progress, ShipmentError, Shipped, Tell, block_digest, blocks_of, hex, length_of, whole,
 };
@@ -19,8 +20,6 @@ use crate::image::Allocation;
 const RUN: u64 = 64;
 /// Blocks that are ready to be sent, for each thread that compresses.
 const READY: usize = 32;
-/// zstd's level. Higher ones gain a few percent and fall behind fast paths.
-const LEVEL: i32 = 1;
 /// A block must become smaller by at least this part to travel compressed.
 const GAIN: usize = 16;
 
@@ -41,6 +40,17 @@ impl Source {
         let fail = |error: io::Error| ShipmentError::Source(format!("{}: {error}", path.display()));
         let file = File::open(path).map_err(fail)?;
         let bytes = crate::image::length(&file).map_err(fail)?;
+        let allocation = Allocation::of(&file, bytes).map_err(fail)?;
+        Ok(Self { file, bytes, allocation })
+    }
+
+    /// Opens only the first `bytes` of the image at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn front(path: &Path, bytes: u64) -> Result<Self, ShipmentError> {
+        let fail = |error: io::Error| ShipmentError::Source(format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(fail)?;
         let allocation = Allocation::of(&file, bytes).map_err(fail)?;
         Ok(Self { file, bytes, allocation })
     }
@@ -122,6 +132,8 @@ pub(crate) fn processors() -> usize {
 pub struct Sender<'s> {
     source: &'s Source,
     manifest: Vec<Option<BlockDigest>>,
+    /// Which blocks another image has at the same place, if the target is said to hold that.
+    held: Option<Vec<bool>>,
     began: Instant,
     stop: Arc<AtomicBool>,
 }
@@ -133,7 +145,22 @@ impl<'s> Sender<'s> {
     /// The image cannot be read.
     pub fn new(source: &'s Source, tell: Tell<'_>) -> Result<Self, ShipmentError> {
         let began = Instant::now();
-        Ok(Self { source, manifest: source.manifest(tell)?, began, stop: Arc::default() })
+        Ok(Self { source, manifest: source.manifest(tell)?, held: None, began, stop: Arc::default() })
+    }
+
+    /// Tells the receiver that its target holds the image `base`, which is read for that: what is the same there need not be looked at before it
+    /// says what it lacks. If it is something else, the shipment takes longer, and what arrives is right all the same.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    pub fn based_on(mut self, base: &Source, tell: Tell<'_>) -> Result<Self, ShipmentError> {
+        let theirs = base.manifest(tell)?;
+        let is_held = |(at, block): (u64, &Option<BlockDigest>)| {
+            let is_as_long = length_of(base.bytes, at) == length_of(self.source.bytes, at);
+            is_as_long && usize::try_from(at).ok().and_then(|at| theirs.get(at)) == Some(block)
+        };
+        self.held = Some((0..).zip(&self.manifest).map(is_held).collect());
+        Ok(self)
     }
 
     /// The digest over the whole, in hexadecimal, as a shipment of it says it.
@@ -171,8 +198,39 @@ impl<'s> Sender<'s> {
         let (bytes, blocks) = (self.source.bytes, &self.manifest);
         let count = blocks.len() as u64;
         let digest = whole(bytes, blocks);
-        Message::Hello { bytes, digest }.write(stream)?;
+        Message::Hello { bytes, digest, is_based: self.held.is_some() }.write(stream)?;
         write_blocks(stream, blocks)?;
+        if let Some(held) = &self.held {
+            write_held(stream, held)?;
+        }
+        let (mut sent, mut sent_bytes) = self.round(stream, tell)?;
+        let mut is_first = true;
+        loop {
+            match Message::read(stream)? {
+                Message::At(done) => tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes }),
+                Message::Again(_) if self.held.is_some() && std::mem::take(&mut is_first) => {
+                    let (more, more_bytes) = self.round(stream, tell)?;
+                    (sent, sent_bytes) = (sent + more, sent_bytes + more_bytes);
+                }
+                Message::Done => break,
+                Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
+                _ => return Err(ShipmentError::Protocol("the end was to come")),
+            }
+        }
+        Ok(Shipped {
+            bytes,
+            blocks: blocks.iter().flatten().count() as u64,
+            sent,
+            sent_bytes,
+            believed: self.held.iter().flatten().filter(|held| **held).count() as u64,
+            digest: hex(&digest),
+            took: self.began.elapsed(),
+        })
+    }
+
+    /// Hears what is wanted, and sends it. Gives how many blocks and bytes that were.
+    fn round(&self, stream: &mut dyn Stream, tell: Tell<'_>) -> Result<(u64, u64), ShipmentError> {
+        let (blocks, count) = (&self.manifest, self.manifest.len() as u64);
         let wants = read_wants(stream, blocks.len(), &mut |done| {
             tell(Progress { phase: Phase::Comparing, done, of: count, sent_bytes: 0 });
         })?;
@@ -183,66 +241,31 @@ impl<'s> Sender<'s> {
         let sent_bytes = self.blocks(&wanted, stream, tell)?;
         Message::End.write(stream)?;
         stream.flush().map_err(ShipmentError::Connection)?;
-        loop {
-            match Message::read(stream)? {
-                Message::At(done) => tell(Progress { phase: Phase::Verifying, done, of: count, sent_bytes }),
-                Message::Done => break,
-                Message::Refuse(reason) => return Err(ShipmentError::Refused(reason)),
-                _ => return Err(ShipmentError::Protocol("the end was to come")),
-            }
-        }
-        Ok(Shipped {
-            bytes,
-            blocks: blocks.iter().flatten().count() as u64,
-            sent: wanted.len() as u64,
-            sent_bytes,
-            digest: hex(&digest),
-            took: self.began.elapsed(),
-        })
+        Ok((wanted.len() as u64, sent_bytes))
     }
 
     /// Sends the blocks `wanted`: read and compressed on all processors, sent in their order.
     fn blocks(&self, wanted: &[u64], stream: &mut dyn Stream, tell: Tell<'_>) -> Result<u64, ShipmentError> {
-        let next = AtomicUsize::new(0);
-        let threads = processors();
-        std::thread::scope(|scope| {
-            let mut lanes = Vec::new();
-            // Each thread takes every so-manieth block, so that the order needs no sorting and the memory is bounded.
-            for lane in 0..threads {
-                let (send, receive) = mpsc::sync_channel(READY);
-                lanes.push(receive);
-                let next = &next;
-                scope.spawn(move || {
-                    let mut packer = Packer::new();
-                    for number in wanted.iter().skip(lane).step_by(threads) {
-                        let message = self.block(*number, &mut packer);
-                        let failed = message.is_err();
-                        next.fetch_add(1, Ordering::Relaxed);
-                        if send.send(message).is_err() || failed {
-                            return;
-                        }
-                    }
-                });
+        let lanes = Lanes { jobs: wanted.len(), ready: READY, gain: GAIN, skips: true };
+        let work = || -> Work<'_, Message> { Box::new(|job, packer| self.block(wanted[job], packer)) };
+        let mut sent_bytes = 0;
+        lanes.run(&work, &mut |at, message| {
+            let bytes = match &message {
+                Message::Plain(_, bytes) | Message::Packed(_, bytes) => bytes.len() as u64,
+                _ => 0,
+            };
+            sent_bytes += bytes;
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(ShipmentError::Source("it was stopped".into()));
             }
-            let mut sent_bytes = 0;
-            for at in 0..wanted.len() {
-                let message =
-                    lanes[at % threads].recv().map_err(|_| ShipmentError::Source("reading broke off".into()))??;
-                if let Message::Plain(_, bytes) | Message::Packed(_, bytes) = &message {
-                    sent_bytes += bytes.len() as u64;
-                }
-                if self.stop.load(Ordering::Relaxed) {
-                    return Err(ShipmentError::Source("it was stopped".into()));
-                }
-                message.write(stream)?;
-                let done = at as u64 + 1;
-                tell(Progress { phase: Phase::Sending, done, of: wanted.len() as u64, sent_bytes });
-            }
-            Ok(sent_bytes)
-        })
+            message.write(stream)?;
+            tell(Progress { phase: Phase::Sending, done: at as u64 + 1, of: wanted.len() as u64, sent_bytes });
+            Ok(bytes)
+        })?;
+        Ok(sent_bytes)
     }
 
-    fn block(&self, number: u64, packer: &mut Packer) -> Result<Message, ShipmentError> {
+    fn block(&self, number: u64, packer: &mut Packer<'_>) -> Result<Message, ShipmentError> {
         let mut block = Vec::with_capacity(BLOCK);
         self.source.read(number, &mut block).map_err(|error| ShipmentError::Source(error.to_string()))?;
         // The manifest was made earlier: a source that is written to meanwhile must not become a mixture.
@@ -255,34 +278,5 @@ impl<'s> Sender<'s> {
             Some(packed) => Message::Packed(number, packed),
             None => Message::Plain(number, block),
         })
-    }
-}
-
-/// Compresses, as long as that pays.
-struct Packer {
-    zstd: Option<zstd::bulk::Compressor<'static>>,
-    /// Blocks in a row that did not become smaller: of data that is packed already most blocks are not tried.
-    in_vain: u32,
-    skip: u32,
-}
-
-impl Packer {
-    fn new() -> Self {
-        Self { zstd: zstd::bulk::Compressor::new(LEVEL).ok(), in_vain: 0, skip: 0 }
-    }
-
-    fn pack(&mut self, block: &[u8]) -> Option<Vec<u8>> {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return None;
-        }
-        let packed = self.zstd.as_mut()?.compress(block).ok()?;
-        if packed.len() + block.len() / GAIN <= block.len() {
-            self.in_vain = 0;
-            return Some(packed);
-        }
-        self.in_vain = (self.in_vain + 1).min(5);
-        self.skip = (1 << self.in_vain) - 1;
-        None
     }
 }

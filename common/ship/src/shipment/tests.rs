@@ -86,6 +86,18 @@ impl Bench {
     }
 
     fn ship_with(&self, source: &Path, target: &Path, bases: &[PathBuf], left: u64, flip: Option<u64>) -> Both {
+        self.ship_based((source, None), target, bases, left, flip)
+    }
+
+    /// The same, and the target is said to hold another image.
+    fn ship_based(
+        &self,
+        (source, held): (&Path, Option<&Path>),
+        target: &Path,
+        bases: &[PathBuf],
+        left: u64,
+        flip: Option<u64>,
+    ) -> Both {
         let (here, there) = UnixStream::pair().unwrap();
         // As a transport does it: who hears nothing for long gives up.
         for end in [&here, &there] {
@@ -93,7 +105,10 @@ impl Bench {
         }
         let receiver = Receiver::new(Target::open(target).unwrap(), bases).unwrap();
         let source = Source::open(source).unwrap();
-        let sender = Sender::new(&source, &|_| {}).unwrap();
+        let mut sender = Sender::new(&source, &|_| {}).unwrap();
+        if let Some(held) = held {
+            sender = sender.based_on(&Source::open(held).unwrap(), &|_| {}).unwrap();
+        }
         std::thread::scope(|scope| {
             let taking = scope.spawn(move || {
                 let result = receiver.run(&mut there.try_clone().unwrap(), &|_| {});
@@ -114,6 +129,64 @@ impl Bench {
         assert!(fs::read(source).unwrap() == fs::read(target).unwrap(), "what arrived differs");
         sent
     }
+}
+
+#[test]
+fn what_the_target_is_said_to_hold_is_looked_at_once_and_what_is_not_so_is_sent_then() {
+    let bench = Bench::new();
+    let (old, new, target) = (bench.image("old", 600, 1), bench.path("new"), bench.path("target"));
+    // Two blocks are others, one is new, one is none any more.
+    fs::copy(&old, &new).unwrap();
+    let file = fs::File::options().write(true).open(&new).unwrap();
+    for number in [4, 300, 302] {
+        file.write_all_at(b"new", number * BLOCK as u64).unwrap();
+    }
+    file.write_all_at(&[0; BLOCK], 301 * BLOCK as u64).unwrap();
+    let ship = |left| {
+        let (sent, taken) = bench.ship_based((&new, Some(&old)), &target, &[], left, None);
+        (sent, taken)
+    };
+    let full = |shipped: &Shipped| shipped.believed;
+    // It is what it is said to be.
+    fs::copy(&old, &target).unwrap();
+    let (sent, taken) = ship(u64::MAX);
+    let (sent, taken) = (sent.unwrap(), taken.unwrap());
+    assert_eq!((sent.sent, taken.sent, full(&taken)), (3, 3, 601 - 4));
+    assert!(fs::read(&new).unwrap() == fs::read(&target).unwrap());
+    // Nearly: one block that is held is another, one that holds nothing (each third) does, and nobody looks there before the end.
+    fs::copy(&old, &target).unwrap();
+    let damaged = fs::File::options().write(true).open(&target).unwrap();
+    damaged.write_all_at(b"other", 400 * BLOCK as u64).unwrap();
+    damaged.write_all_at(b"something", 401 * BLOCK as u64 + 70).unwrap();
+    let (sent, taken) = ship(u64::MAX);
+    let (sent, taken) = (sent.unwrap(), taken.unwrap());
+    assert_eq!((sent.sent, taken.sent, full(&taken)), (4, 4, 601 - 4));
+    assert_eq!(sent.sent_bytes, taken.sent_bytes);
+    assert!(fs::read(&new).unwrap() == fs::read(&target).unwrap());
+    // Something else altogether, and nothing at all.
+    for other in [true, false] {
+        fs::remove_file(&target).unwrap();
+        if other {
+            fs::copy(bench.image("other", 600, 2), &target).unwrap();
+        }
+        let (sent, taken) = ship(u64::MAX);
+        let taken = taken.unwrap();
+        assert_eq!((sent.unwrap().sent, taken.sent, full(&taken)), (taken.blocks, taken.blocks, 0));
+        assert!(fs::read(&new).unwrap() == fs::read(&target).unwrap());
+    }
+    // Interrupted it goes on: what came is there, and what was held is believed again.
+    fs::copy(&old, &target).unwrap();
+    let manifest = 601 * 34;
+    assert!(matches!(ship(manifest + 30_000).0, Err(ShipmentError::Connection(_))));
+    let taken = ship(u64::MAX).1.unwrap();
+    assert!(taken.believed > 0 && taken.sent <= 3, "{taken:?}");
+    assert!(fs::read(&new).unwrap() == fs::read(&target).unwrap());
+    // A shorter image is a base as well.
+    let short = bench.image("short", 20, 1);
+    fs::copy(&short, &target).unwrap();
+    let (_, taken) = bench.ship_based((&old, Some(&short)), &target, &[], u64::MAX, None);
+    assert!((10..=21).contains(&taken.unwrap().believed));
+    assert!(fs::read(&old).unwrap() == fs::read(&target).unwrap());
 }
 
 #[test]

@@ -4,14 +4,19 @@ use std::io::{self, Read, Write};
 
 use super::{BLOCK, BlockDigest, IMAGE_BYTES, ShipmentError, blocks_of};
 
-/// The version of the protocol, in the first message.
+/// The version of the protocol, in the first message, as long as nothing is said of a base: ends that know no other are shipped to as well.
 pub(super) const VERSION: u16 = 1;
+/// The version that says what the receiver has already.
+pub(super) const BASED: u16 = 2;
 /// What the first message begins with.
 const MAGIC: &[u8; 8] = b"rocksimg";
 /// Most bytes of one message: a block that did not become smaller, a piece of the manifest.
 pub(crate) const MESSAGE: usize = 256 << 10;
 /// Blocks in one piece of the manifest.
 const PIECE: usize = 4096;
+/// Numbers of the messages that only this version knows; 9 to 12 are the tree form's.
+const HELD: u8 = 13;
+const AGAIN: u8 = 14;
 /// Bytes of a refusal.
 const REASON: usize = 1024;
 
@@ -24,11 +29,17 @@ pub(crate) enum Message {
         bytes: u64,
         /// The digest over the whole.
         digest: BlockDigest,
+        /// After the manifest comes which blocks an image has that the receiver's target is said to hold.
+        is_based: bool,
     },
     /// Sender: the next blocks of the manifest.
     Blocks(Vec<Option<BlockDigest>>),
     /// Receiver: the next blocks, whether each is wanted.
     Wants(Vec<bool>),
+    /// Sender: the next blocks, whether the target is said to hold each.
+    Held(Vec<bool>),
+    /// Receiver: so many blocks are not what they were said to be; which of them must come follows.
+    Again(u64),
     /// Receiver: so many blocks have been looked at or read back.
     At(u64),
     /// Sender: a block as it is.
@@ -51,9 +62,10 @@ impl Message {
     pub(crate) fn write(&self, to: &mut dyn Write) -> Result<(), ShipmentError> {
         let mut body: Vec<u8> = Vec::new();
         let kind = match self {
-            Self::Hello { bytes, digest } => {
+            Self::Hello { bytes, digest, is_based } => {
                 body.extend_from_slice(MAGIC);
-                body.extend_from_slice(&VERSION.to_le_bytes());
+                let version = if *is_based { BASED } else { VERSION };
+                body.extend_from_slice(&version.to_le_bytes());
                 body.extend_from_slice(&u32::try_from(BLOCK).unwrap_or(0).to_le_bytes());
                 body.extend_from_slice(&bytes.to_le_bytes());
                 body.extend_from_slice(digest);
@@ -69,9 +81,13 @@ impl Message {
                 body.extend(bits(wants.iter().copied()));
                 2
             }
-            Self::At(number) => {
+            Self::Held(held) => {
+                body.extend(bits(held.iter().copied()));
+                HELD
+            }
+            Self::At(number) | Self::Again(number) => {
                 body.extend_from_slice(&number.to_le_bytes());
-                3
+                if matches!(self, Self::At(_)) { 3 } else { AGAIN }
             }
             Self::Plain(number, block) | Self::Packed(number, block) => {
                 body.reserve(block.len() + 8);
@@ -104,9 +120,11 @@ impl Message {
             0 => {
                 let rest = body.strip_prefix(MAGIC).ok_or(protocol("this is not a shipment"))?;
                 let (version, rest) = rest.split_first_chunk::<2>().ok_or(protocol("the first message is short"))?;
-                if u16::from_le_bytes(*version) != VERSION {
-                    return Err(protocol("it speaks another version; use the same version at both ends"));
-                }
+                let is_based = match u16::from_le_bytes(*version) {
+                    VERSION => false,
+                    BASED => true,
+                    _ => return Err(protocol("it speaks another version; use the same version at both ends")),
+                };
                 let (block, rest) = rest.split_first_chunk::<4>().ok_or(protocol("the first message is short"))?;
                 if u32::from_le_bytes(*block) as usize != BLOCK {
                     return Err(protocol("its blocks are of another size"));
@@ -116,11 +134,13 @@ impl Message {
                 if bytes > IMAGE_BYTES {
                     return Err(protocol("the image is too large"));
                 }
-                Self::Hello { bytes, digest: digest.try_into().map_err(|_| protocol("the first message is short"))? }
+                let digest = digest.try_into().map_err(|_| protocol("the first message is short"))?;
+                Self::Hello { bytes, digest, is_based }
             }
-            // How many there are is known to the one who reads on: these are taken apart by `blocks` and `wants`.
-            1 | 2 => return Err(protocol("a list comes at the wrong time")),
+            // How many there are is known to the one who reads on: these are taken apart by `read_blocks`, `read_wants` and `read_held`.
+            1 | 2 | HELD => return Err(protocol("a list comes at the wrong time")),
             3 if body.len() == 8 => Self::At(number(&body).unwrap_or(0)),
+            AGAIN if body.len() == 8 => Self::Again(number(&body).unwrap_or(0)),
             4 | 5 => {
                 let at = number(&body).ok_or(protocol("a block without a number"))?;
                 body.drain(..8);
@@ -224,6 +244,26 @@ pub(crate) fn write_wants(to: &mut dyn Write, wants: &[bool]) -> Result<(), Ship
     to.flush().map_err(ShipmentError::Connection)
 }
 
+/// Writes which blocks the target is said to hold, in pieces.
+pub(super) fn write_held(to: &mut dyn Write, held: &[bool]) -> Result<(), ShipmentError> {
+    held.chunks(PIECE).try_for_each(|piece| Message::Held(piece.to_vec()).write(to))?;
+    to.flush().map_err(ShipmentError::Connection)
+}
+
+/// Reads which of `count` blocks the target is said to hold.
+pub(super) fn read_held(from: &mut dyn Read, count: usize) -> Result<Vec<bool>, ShipmentError> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let body = list(from, HELD)?;
+        let piece = (count - all.len()).min(PIECE);
+        if body.len() != piece.div_ceil(8) {
+            return Err(protocol("a list is not of its length"));
+        }
+        all.extend((0..piece).map(|at| bit(&body, at)));
+    }
+    Ok(all)
+}
+
 /// Reads which of `count` blocks are wanted; `at` hears of blocks that were looked at before.
 pub(crate) fn read_wants(
     from: &mut dyn Read,
@@ -279,7 +319,11 @@ mod tests {
             let wants: Vec<bool> = blocks.iter().map(Option::is_some).collect();
             let mut out = Vec::new();
             write_wants(&mut out, &wants).expect("written");
-            prop_assert_eq!(read_wants(&mut &out[..], wants.len(), &mut |_| {}).expect("read"), wants);
+            prop_assert_eq!(&read_wants(&mut &out[..], wants.len(), &mut |_| {}).expect("read"), &wants);
+            let mut out = Vec::new();
+            write_held(&mut out, &wants).expect("written");
+            prop_assert_eq!(&read_held(&mut &out[..], wants.len()).expect("read"), &wants);
+            prop_assert!(wants.is_empty() || read_held(&mut &out[..], wants.len() + 8).is_err());
         }
 
         #[test]
@@ -287,14 +331,17 @@ mod tests {
             let _ = Message::read(&mut &bytes[..]);
             let _ = read_blocks(&mut &bytes[..], image);
             let _ = read_wants(&mut &bytes[..], 100, &mut |_| {});
+            let _ = read_held(&mut &bytes[..], 100);
         }
     }
 
     #[test]
     fn every_message_survives() {
         let all = [
-            Message::Hello { bytes: 5, digest: [7; 32] },
+            Message::Hello { bytes: 5, digest: [7; 32], is_based: false },
+            Message::Hello { bytes: 5, digest: [7; 32], is_based: true },
             Message::At(9),
+            Message::Again(3),
             Message::Plain(1, vec![1, 2]),
             Message::Packed(2, vec![]),
             Message::End,

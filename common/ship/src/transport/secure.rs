@@ -201,9 +201,10 @@ impl Read for SecureStream {
                 Ok(0) if !buf.is_empty() => return self.await_end().map(|()| 0),
                 other => return other,
             }
-            // Something that TLS itself has to say (a new key) must not wait for the program.
+            // Something that TLS itself has to say (a new key) must not wait for the program. If the peer takes nothing any more, it may still
+            // have said why: that is to be read.
             if tls!(self.role, t => t.wants_write()) {
-                self.flush()?;
+                let _ = self.flush();
             }
             self.receive_tls()?;
         }

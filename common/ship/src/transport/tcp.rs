@@ -11,6 +11,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::{Connection, Error, Listener, Options, Stats, Transport};
 
+/// Bytes that the kernel takes beyond those that are under way. With more, whoever writes would not notice for long how fast the path is.
+const AHEAD: u32 = 1 << 20;
+
 /// TCP as a [`Transport`], with buffers as large as the kernel lets us and the asked congestion control.
 #[derive(Debug, Clone, Default)]
 pub struct Tcp {
@@ -31,6 +34,7 @@ impl Tcp {
         let want = self.options.buffer;
         let _ = sockopt::set_socket_recv_buffer_size_force(&fd, want);
         let _ = sockopt::set_socket_send_buffer_size_force(&fd, want);
+        let _ = socket2::SockRef::from(&fd).set_tcp_notsent_lowat(AHEAD);
         if let Some(name) = &self.options.congestion {
             // A kernel without it keeps its own.
             let _ = sockopt::set_tcp_congestion(&fd, name);

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::time::Instant;
 
 use super::Shipped;
@@ -11,9 +10,10 @@ use super::manifest::Manifest;
 use super::plan::Index;
 use super::source::{TreeReader, TreeSource, changed};
 use super::talk::watched;
-use super::wire::{Frame, Hello, PACK, Packer, write_manifest};
+use super::wire::{Frame, GAIN, Hello, PACK, pack, write_manifest};
+use crate::shipment::lanes::{Lanes, Work};
 use crate::shipment::wire::{Message, read_wants, refuse};
-use crate::shipment::{Phase, Progress, ShipmentError, Stream, Tell, block_digest, hex, processors};
+use crate::shipment::{Phase, Progress, ShipmentError, Stream, Tell, block_digest, hex};
 
 /// Packs that are ready to be sent, for each thread that compresses.
 const READY: usize = 8;
@@ -133,43 +133,33 @@ impl<'s> TreeSender<'s> {
     /// Sends the chunks `wanted`: read and compressed on all processors, sent in their order.
     fn chunks(&self, wanted: &[u32], stream: &mut dyn Stream, tell: Tell<'_>) -> Result<u64, ShipmentError> {
         let packs = self.packs(wanted);
-        let threads = processors();
-        std::thread::scope(|scope| {
-            let mut lanes = Vec::new();
-            // Each thread takes every so-manieth pack, so that the order needs no sorting and the memory is bounded.
-            for lane in 0..threads {
-                let (send, receive) = mpsc::sync_channel(READY);
-                lanes.push(receive);
-                let packs = &packs;
-                scope.spawn(move || {
-                    let (mut reader, mut packer) = (self.source.reader(), Packer::new());
-                    let (mut chunk, mut together) = (Vec::new(), Vec::with_capacity(PACK));
-                    for ids in packs.iter().skip(lane).step_by(threads) {
-                        together.clear();
-                        let read = wanted[ids.clone()]
-                            .iter()
-                            .try_for_each(|id| self.chunk(*id, &mut *reader, &mut chunk, &mut together));
-                        let message = read.map(|()| packer.pack(&together));
-                        let failed = message.is_err();
-                        if send.send(message).is_err() || failed {
-                            return;
-                        }
-                    }
-                });
-            }
-            let mut sent_bytes = 0;
-            for (at, ids) in packs.iter().enumerate() {
-                let broke = |_| ShipmentError::Source("reading broke off".into());
-                let pack = lanes[at % threads].recv().map_err(broke)??;
-                if self.stop.load(Ordering::Relaxed) {
-                    return Err(ShipmentError::Source("it was stopped".into()));
+        // A pack has many files in it, so that one that does not become smaller says little of the next: each is tried.
+        let lanes = Lanes { jobs: packs.len(), ready: READY, gain: GAIN, skips: false };
+        let work = || -> Work<'_, Vec<u8>> {
+            let mut reader = self.source.reader();
+            let (mut chunk, mut together) = (Vec::new(), Vec::with_capacity(PACK));
+            let packs = &packs;
+            Box::new(move |job, packer| {
+                together.clear();
+                for id in &wanted[packs[job].clone()] {
+                    self.chunk(*id, &mut *reader, &mut chunk, &mut together)?;
                 }
-                sent_bytes += pack.len() as u64 - 1;
-                Frame::Chunks(pack).write(stream)?;
-                tell(Progress { phase: Phase::Sending, done: ids.end as u64, of: wanted.len() as u64, sent_bytes });
+                Ok(pack(&together, packer))
+            })
+        };
+        let mut sent_bytes = 0;
+        lanes.run(&work, &mut |at, pack| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(ShipmentError::Source("it was stopped".into()));
             }
-            Ok(sent_bytes)
-        })
+            let bytes = pack.len() as u64 - 1;
+            sent_bytes += bytes;
+            Frame::Chunks(pack).write(stream)?;
+            let done = packs[at].end as u64;
+            tell(Progress { phase: Phase::Sending, done, of: wanted.len() as u64, sent_bytes });
+            Ok(bytes)
+        })?;
+        Ok(sent_bytes)
     }
 
     fn chunk(

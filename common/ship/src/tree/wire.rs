@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 
 use super::manifest::{DecodeError, Hashing, Manifest};
 use super::mounted::Origin;
+use crate::shipment::lanes::Packer;
 use crate::shipment::wire::{MESSAGE, Message, read_raw, write_raw};
 use crate::shipment::{BLOCK, BlockDigest, ShipmentError};
 
@@ -17,10 +18,8 @@ const MANIFEST: u64 = 4 << 30;
 /// Most bytes of a pack, before it is compressed.
 pub(super) const PACK: usize = MESSAGE - 64;
 
-/// zstd's level. Higher ones gain a few percent and fall behind fast paths.
-const LEVEL: i32 = 1;
 /// A pack must become smaller by at least this part to travel compressed.
-const GAIN: usize = 64;
+pub(super) const GAIN: usize = 64;
 
 const HELLO: u8 = 9;
 const PIECE: u8 = 10;
@@ -118,21 +117,11 @@ fn hello(body: &[u8]) -> Result<Hello, ShipmentError> {
     Ok(Hello { bytes, digest: *digest, origin })
 }
 
-/// Makes packs: a byte that says whether it is compressed, and the bytes.
-pub(super) struct Packer(Option<zstd::bulk::Compressor<'static>>);
-
-impl Packer {
-    pub(super) fn new() -> Self {
-        Self(zstd::bulk::Compressor::new(LEVEL).ok())
-    }
-
-    /// A pack has many files in it, so that one that does not become smaller says nothing of the next: each is tried.
-    pub(super) fn pack(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let packed = self.0.as_mut().and_then(|zstd| zstd.compress(bytes).ok());
-        match packed {
-            Some(packed) if packed.len() + bytes.len() / GAIN <= bytes.len() => [&[1], &packed[..]].concat(),
-            _ => [&[0], bytes].concat(),
-        }
+/// Makes a pack: a byte that says whether it is compressed, and the bytes.
+pub(super) fn pack(bytes: &[u8], packer: &mut Packer<'_>) -> Vec<u8> {
+    match packer.pack(bytes) {
+        Some(packed) => [&[1], &packed[..]].concat(),
+        None => [&[0], bytes].concat(),
     }
 }
 
@@ -151,7 +140,7 @@ pub(super) fn unpack<'b>(pack: &'b [u8], buffer: &'b mut [u8]) -> Result<&'b [u8
 
 /// Writes a manifest in pieces.
 pub(super) fn write_manifest(to: &mut dyn Write, manifest: &Manifest) -> Result<(), ShipmentError> {
-    let mut pieces = Pieces { to, packer: Packer::new(), waiting: Vec::with_capacity(PACK) };
+    let mut pieces = Pieces { to, packer: Packer::lowest(GAIN), waiting: Vec::with_capacity(PACK) };
     let written = manifest.encode(&mut pieces).and_then(|()| pieces.flush());
     written.map_err(|error| match error.downcast::<ShipmentError>() {
         Ok(error) => error,
@@ -161,14 +150,14 @@ pub(super) fn write_manifest(to: &mut dyn Write, manifest: &Manifest) -> Result<
 
 struct Pieces<'w> {
     to: &'w mut dyn Write,
-    packer: Packer,
+    packer: Packer<'static>,
     waiting: Vec<u8>,
 }
 
 impl Pieces<'_> {
     fn send(&mut self) -> io::Result<()> {
         if !self.waiting.is_empty() {
-            let piece = Frame::Piece(self.packer.pack(&self.waiting));
+            let piece = Frame::Piece(pack(&self.waiting, &mut self.packer));
             self.waiting.clear();
             piece.write(self.to).map_err(io::Error::other)?;
         }

@@ -79,6 +79,9 @@ impl Shared {
                 // An error here is the path's (no route, no buffer): the packets count as lost, and silence ends it.
                 let _ = self.socket.send(self.peer, &out, segment);
                 core = self.lock();
+                if core.is_low() {
+                    self.user.notify_all();
+                }
                 continue;
             }
             core.planned = core.wake(now);

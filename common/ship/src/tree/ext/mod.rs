@@ -39,6 +39,7 @@ const ROOT: u32 = 2;
 pub struct ExtImage {
     disk: Disk,
     path: PathBuf,
+    place: Range<u64>,
     /// When the image itself was last changed, as it was when it was opened.
     print: (i64, i64, u64),
     /// The inodes of the entries of the manifest.
@@ -55,7 +56,7 @@ impl ExtImage {
         let file = File::open(path).map_err(|error| fail(error.into()))?;
         let print = print(&file).map_err(|error| fail(error.into()))?;
         let disk = Disk::open(file, place).map_err(fail)?;
-        Ok(disk.map(|disk| Self { disk, path: path.to_owned(), print, inodes: HashMap::new() }))
+        Ok(disk.map(|disk| Self { disk, path: path.to_owned(), place: place.clone(), print, inodes: HashMap::new() }))
     }
 
     /// Opens the root file system of a disk image: the only one of these kinds that has `etc` and `usr` or `bin`.
@@ -87,6 +88,12 @@ impl ExtImage {
             (None, _) => Err(fail(&"no ext2, ext3 or ext4 file system in it is the root of a Linux system")),
             _ => Err(fail(&"more than one file system in it looks like a root")),
         }
+    }
+
+    /// Where in the image the file system is, in bytes.
+    #[must_use]
+    pub fn place(&self) -> Range<u64> {
+        self.place.clone()
     }
 
     fn fail(&self, path: &TreePath, error: &ExtError) -> ShipmentError {

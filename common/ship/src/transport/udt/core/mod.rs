@@ -198,6 +198,11 @@ impl Core {
         self.is_open() && self.fin.is_none() && self.send.has_room()
     }
 
+    /// Whether so little waits to be sent that whoever writes should go on.
+    pub fn is_low(&self) -> bool {
+        self.state == State::Open && self.fin.is_none() && self.send.is_low()
+    }
+
     /// Gives received bytes.
     pub fn read(&mut self, now: Nanos, out: &mut [u8]) -> usize {
         let n = self.recv.read(out);

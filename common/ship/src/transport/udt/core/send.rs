@@ -8,6 +8,9 @@ use super::super::packet::{self, Ack, HEADER, IP_UDP, Range, Report};
 const MS: Nanos = 1_000_000;
 /// Bytes of a packet beside its payload, as the path counts them.
 const OVERHEAD: usize = HEADER + IP_UDP;
+/// Bytes that may wait for their turn when few are under way; else as many as are. With more, whoever writes would not notice for long how fast
+/// the path is.
+const AHEAD: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -155,7 +158,7 @@ impl Sender {
                 bytes = &bytes[n..];
                 continue;
             }
-            if self.slots.len() >= self.capacity {
+            if !self.has_room() {
                 break;
             }
             let mut data = self.pool.pop().unwrap_or_else(|| Vec::with_capacity(self.payload));
@@ -176,7 +179,21 @@ impl Sender {
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.slots.len() < self.capacity
+        let (waiting, ahead) = self.waiting();
+        self.slots.len() < self.capacity && waiting < ahead
+    }
+
+    /// Whether so little waits that whoever writes should go on; not for every packet that left.
+    pub(crate) fn is_low(&self) -> bool {
+        let (waiting, ahead) = self.waiting();
+        self.slots.len() < self.capacity && waiting <= ahead / 2
+    }
+
+    /// How many packets wait for their turn, and how many may.
+    fn waiting(&self) -> (usize, usize) {
+        let sent = usize::try_from(self.next - self.first).unwrap_or(usize::MAX);
+        let ahead = (AHEAD / self.payload).max(usize::try_from(self.out_packets).unwrap_or(usize::MAX));
+        (self.slots.len().saturating_sub(sent), ahead)
     }
 
     /// The number after the last packet that holds data.
