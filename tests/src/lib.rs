@@ -4,6 +4,7 @@
 //! - [`world`]: a private network with the real frontend in it, and booted instances.
 //! - [`shipyard`]: a frontend and receivers for shipments alone.
 //! - [`turns`]: what tests ask of an instance's turns and reports.
+//! - [`beside`]: a frontend beside a local EC2.
 //! - [`faults`], [`hostile`]: what the fault tests put in the way.
 //! - [`wan`]: a long, lossy way between two network namespaces.
 //! - [`pki`]: certificates for benches.
@@ -11,6 +12,7 @@
 //!
 //! Nothing here touches anything outside the namespaces and folders that it made, and all of it is gone when the value is dropped.
 
+pub mod beside;
 pub mod faults;
 pub mod hostile;
 pub mod lite;

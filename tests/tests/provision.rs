@@ -2,34 +2,13 @@
 //! killed in the middle, and nothing left behind.
 #![expect(clippy::print_stdout, reason = "a test that is left out says why")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rocks_minicloud::{Minicloud, Options};
+use rocks_tests::beside;
 use rocks_tests::process::wait_for;
-use rocks_tests::world::{Elsewhere, World, binaries, missing};
+use rocks_tests::world::World;
 use serde_json::{Value, json};
-
-fn has_cloud() -> bool {
-    let said = rocks_tests::process::cmd(binaries().expect("built").join("rocks-server")).arg("--version").output();
-    said.is_ok_and(|done| done.stdout.contains("aws"))
-}
-
-/// A frontend beside a cloud.
-fn beside(cloud: &Minicloud) -> World {
-    let key = cloud.config().keys.first().expect("a key");
-    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let environment = vec![
-        set("AWS_ACCESS_KEY_ID", &key.id),
-        set("AWS_SECRET_ACCESS_KEY", &key.secret),
-        set("ROCKS_SERVER_AWS_ENDPOINT", &cloud.endpoint_from_frontend()),
-        set("ROCKS_SERVER_AWS_REGION", &cloud.config().region),
-        set("ROCKS_SERVER_AWS_LOOK_SECONDS", "1"),
-    ];
-    let namespace = cloud.frontend_namespace().expect("instances boot");
-    let place = Elsewhere { namespace, address: cloud.frontend_address().to_owned(), environment };
-    World::at(Some(place), binaries().expect("built"), &mut |what| println!("{what}"))
-        .unwrap_or_else(|e| panic!("{e:#}"))
-}
 
 fn rocks(world: &World, words: &[&str]) -> String {
     world.rocks(words).unwrap_or_else(|error| panic!("{error:#}\n{}", world.frontend_log()))
@@ -37,11 +16,8 @@ fn rocks(world: &World, words: &[&str]) -> String {
 
 /// Provisions and gives the record.
 fn provision(world: &World, words: &[&str]) -> Value {
-    let began = Instant::now();
-    let said = rocks(world, &[&["-o", "json", "provision"], words].concat());
-    println!("{}: {:.1} s", words.join(" "), began.elapsed().as_secs_f64());
-    let record: Value = serde_json::from_str(&said).expect("json");
-    assert_eq!(record["status"], "done", "{record}");
+    let (record, took) = beside::provision(world, words).unwrap_or_else(|error| panic!("{error:#}"));
+    println!("{}: {:.1} s", words.join(" "), took.as_secs_f64());
     record
 }
 
@@ -55,14 +31,12 @@ fn text(value: &Value) -> &str {
 
 #[test]
 fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() {
-    if let Some(why) = missing().or_else(rocks_minicloud::missing) {
+    if let Some(why) = beside::lacks() {
         return println!("skipped: {why}");
     }
-    if !has_cloud() {
-        return println!("skipped: rocks-server was built without the feature aws");
-    }
     let cloud = Minicloud::start(Options { boot: true, ..Options::default() }).unwrap_or_else(|e| panic!("{e:#}"));
-    let mut world = beside(&cloud);
+    let mut world =
+        beside::beside(&cloud, &[], &mut |what| println!("{what}")).unwrap_or_else(|error| panic!("{error:#}"));
     rocks(&world, &["set", "appliance", "attr", "lite", "ec2_enable", "yes"]);
     rocks(&world, &["set", "appliance", "attr", "compute", "ec2_enable", "yes"]);
     let plan = rocks(&world, &["provision", "lite", "method=udt", "receiver=ami-0123456789abcdef0", "plan=yes"]);

@@ -1,0 +1,285 @@
+//! `methodbench`: the methods of provisioning side by side, on a local EC2 behind an emulated long way, as the paper's Table I and Figures 4 and 5.
+//!
+//! The same appliance (compute, with Java and Vim) is provisioned by each method with each number of instances; times are of the whole command,
+//! until all instances have converged. Costs are what the cloud's bill says was held and asked for in that time, by the newest price book.
+//! Needs root and binaries with AWS.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench that prints its table")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use rocks_advise::PriceBook;
+use rocks_minicloud::config::Config;
+use rocks_minicloud::{Minicloud, Options, Way};
+use rocks_tests::beside::{beside, lacks, provision};
+use rocks_tests::world::World;
+use serde_json::Value;
+
+/// The methods of provisioning side by side, on a local EC2.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The way to the cloud: Mbit/s, round trip in ms, share of packets lost
+    #[arg(long, default_value = "100,180,0.001", value_parser = str::parse::<Way>)]
+    wan: Way,
+    /// Methods, separated by commas
+    #[arg(long, default_value = "bundle,udt,ebs,lite", value_delimiter = ',')]
+    methods: Vec<String>,
+    /// Numbers of instances, separated by commas
+    #[arg(long, default_value = "1,4,16", value_delimiter = ',')]
+    counts: Vec<u64>,
+    /// Write the picture here
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+const APPLIANCE: &str = "compute";
+const KIND: &str = "t3.small";
+
+/// What one provision took.
+struct Run {
+    method: String,
+    count: u64,
+    /// Seconds of the whole command, of what makes the image, of what brings it there, and of the instances.
+    whole: f64,
+    phases: [f64; 3],
+    wan_bytes: f64,
+    dollars: f64,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if let Some(why) = lacks() {
+        bail!("it boots instances: {why}");
+    }
+    let options = Options {
+        boot: true,
+        way: Some(args.wan),
+        config: Config { copy_on_write: true, ..Config::aws() },
+        ..Options::default()
+    };
+    let cloud = Minicloud::start(options)?;
+    let world = beside(&cloud, &[], &mut |what| eprintln!("{what}"))?;
+    for (appliance, name, value) in [
+        ("lite", "ec2_enable", "yes"),
+        (APPLIANCE, "ec2_enable", "yes"),
+        (APPLIANCE, "java", "true"),
+        (APPLIANCE, "vim", "true"),
+    ] {
+        world.rocks(&["set", "appliance", "attr", appliance, name, value])?;
+    }
+    eprintln!("the lite image, once");
+    let (lite, took) = provision(&world, &["lite", "method=ebs", "count=0"])?;
+    let ami = lite["found"]["ami"].as_str().context("no image")?.to_owned();
+    println!("the lite image, built, written and registered once: {:.0} s", took.as_secs_f64());
+    let book = PriceBook::newest(&cloud.config().region).context("no price book")?;
+    let mut runs = Vec::new();
+    for method in &args.methods {
+        for count in &args.counts {
+            let run = one(&cloud, &world, &book, method, *count, &ami)?;
+            eprintln!("{} of {}: {:.1} s", run.method, run.count, run.whole);
+            runs.push(run);
+        }
+    }
+    print!("{}", table(&runs));
+    if let Some(file) = &args.svg {
+        std::fs::write(file, picture(&runs))?;
+    }
+    Ok(())
+}
+
+fn one(cloud: &Minicloud, world: &World, book: &PriceBook, method: &str, count: u64, ami: &str) -> Result<Run> {
+    let given = match method {
+        "lite" => vec![format!("ami={ami}")],
+        "udt" => vec![format!("receiver={ami}")],
+        _ => Vec::new(),
+    };
+    let words = [format!("method={method}"), format!("count={count}"), format!("type={KIND}")];
+    let words: Vec<&str> = std::iter::once(APPLIANCE).chain(words.iter().chain(&given).map(String::as_str)).collect();
+    let bill = || cloud.ask("GET", "bill", &Value::Null);
+    let before = bill()?;
+    let (record, took) = provision(world, &words)?;
+    let after = bill()?;
+    let run = Run {
+        method: method.to_owned(),
+        count,
+        whole: took.as_secs_f64(),
+        phases: phases(&record)?,
+        wan_bytes: difference(&before, &after, "bytes")
+            .into_iter()
+            .filter(|(what, _)| what.starts_with("wan "))
+            .map(|(_, bytes)| bytes)
+            .sum(),
+        dollars: dollars(&before, &after, book)?,
+    };
+    // The next one has the cloud, and the machine, for itself.
+    world.rocks(&["cancel", "provision", record["name"].as_str().context("no name")?, "--yes"])?;
+    std::thread::sleep(Duration::from_secs(5));
+    Ok(run)
+}
+
+/// By how much each number in a part of the bill has grown.
+fn difference(before: &Value, after: &Value, part: &str) -> BTreeMap<String, f64> {
+    let old = |name: &str| before[part][name].as_f64().unwrap_or(0.0);
+    let all = after[part].as_object().into_iter().flatten();
+    all.filter_map(|(name, value)| Some((name.clone(), value.as_f64()? - old(name)))).collect()
+}
+
+/// Seconds of the build, of what follows until there is an image to launch, and of the instances. What happens at the same time counts once.
+fn phases(record: &Value) -> Result<[f64; 3]> {
+    let mut spans: [Option<(f64, f64)>; 3] = [None; 3];
+    for step in record["steps"].as_array().context("no steps")? {
+        let when = |name: &str| -> Option<f64> {
+            let at: jiff::Timestamp = step[name].as_str()?.parse().ok()?;
+            Some(at.as_duration().as_secs_f64())
+        };
+        let (Some(began), Some(ended)) = (when("began"), when("ended")) else { continue };
+        let place = match step["step"].as_str().unwrap_or_default() {
+            "build" => 0,
+            "launch" | "converge" => 2,
+            _ => 1,
+        };
+        let span = spans[place].get_or_insert((began, ended));
+        *span = (span.0.min(began), span.1.max(ended));
+    }
+    Ok(spans.map(|span| span.map_or(0.0, |(began, ended)| ended - began)))
+}
+
+/// What was held and asked for in that time, in dollars.
+fn dollars(before: &Value, after: &Value, book: &PriceBook) -> Result<f64> {
+    let month = book.month.seconds();
+    let mut sum = 0.0;
+    for (what, amount) in difference(before, after, "totals") {
+        let kind = what.split(' ').nth(1).unwrap_or_default();
+        sum += match what.split(' ').next() {
+            Some("instance") => {
+                let price = book.instances.get(kind).with_context(|| format!("no price of {kind}"))?;
+                price.hour.dollars() * amount / 3600.0
+            }
+            Some("volume") => book.volume.gb_month.dollars() * amount / month,
+            Some("snapshot") => book.snapshot.gb_month.dollars() * amount / month,
+            Some("object" | "upload") => book.s3.gb_month.dollars() * amount / f64::from(1 << 30) / month,
+            // In use, an address costs what it costs with any method.
+            _ => 0.0,
+        };
+    }
+    for (what, count) in difference(before, after, "requests") {
+        let thousand = match what.as_str() {
+            "ebs:PutSnapshotBlock" => book.ebs_direct.map_or(0.0, |direct| direct.put_thousand.dollars()),
+            "s3:PutObject" => book.s3.put_thousand.dollars(),
+            "s3:GetObject" => book.s3.get_thousand.dollars(),
+            _ => 0.0,
+        };
+        sum += thousand * count / 1000.0;
+    }
+    Ok(sum)
+}
+
+fn table(runs: &[Run]) -> String {
+    let mut out = String::from(
+        "| method | instances | time | build | bring | launch and converge | WAN | cost until converged |\n|---|---|---|---|---|---|---|---|\n",
+    );
+    for run in runs {
+        let [build, bring, launch] = run.phases;
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {:.1} s | {build:.1} s | {bring:.1} s | {launch:.1} s | {:.1} MB | {:.4} $ |",
+            run.method,
+            run.count,
+            run.whole,
+            run.wan_bytes / 1e6,
+            run.dollars
+        );
+    }
+    let find = |method: &str, count: u64| runs.iter().find(|run| run.method == method && run.count == count);
+    for run in runs.iter().filter(|run| run.method != "bundle") {
+        if let Some(standard) = find("bundle", run.count) {
+            let less = (1.0 - run.whole / standard.whole) * 100.0;
+            let _ = writeln!(out, "`{}`, {} instances: {less:.0} % less time than `bundle`", run.method, run.count);
+        }
+    }
+    if let (Some(one), Some(many)) = (find("lite", 1), find("lite", 16)) {
+        let _ = writeln!(
+            out,
+            "`lite`: 16 instances take {:+.0} % of the time of one",
+            (many.whole / one.whole - 1.0) * 100.0
+        );
+    }
+    out
+}
+
+/// A figure of a run.
+type Figure = fn(&Run) -> f64;
+
+/// Two panels, time and cost, a line for each method against the number of instances.
+fn picture(runs: &[Run]) -> String {
+    const LOOKS: [(&str, &str, &str); 4] = [
+        ("bundle", "#9a3412", "9 4"),
+        ("udt", "#0b62a8", "none"),
+        ("ebs", "#8a3ffc", "2 3"),
+        ("lite", "#116b3c", "6 3 1.5 3"),
+    ];
+    const EDGES: (f64, f64) = (90.0, 330.0);
+    let most = runs.iter().map(|run| run.count).max().unwrap_or(1).max(2) as f64;
+    let mut out = String::from(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"960\" height=\"390\" viewBox=\"0 0 960 390\" role=\"img\" aria-label=\"Measured time and cost by method\">\n\
+         <style>text{font:12px system-ui,'DejaVu Sans',sans-serif;fill:#1b1f24}.faint{fill:#57606a}.grid{stroke:#d8dee4}</style>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n<text x=\"24\" y=\"30\" style=\"font-size:16px;font-weight:600\">Provisioning on the local EC2, measured</text>\n",
+    );
+    let panels: [(f64, &str, Figure); 2] =
+        [(64.0, "Seconds until all have converged", |run| run.whole), (544.0, "US$ until then", |run| run.dollars)];
+    for (left, title, value) in panels {
+        let right = left + 330.0;
+        let top = runs.iter().map(value).fold(0.0, f64::max) * 1.05;
+        let x = |count: u64| left + (count as f64 - 1.0) / (most - 1.0) * (right - left);
+        let y = |amount: f64| EDGES.1 - amount / top.max(f64::MIN_POSITIVE) * (EDGES.1 - EDGES.0);
+        let _ = writeln!(out, "<text x=\"{left}\" y=\"70\" style=\"font-weight:600\">{title}</text>");
+        for part in 0..=4 {
+            let amount = top * f64::from(part) / 4.0;
+            let (at, text) = (y(amount), if top > 10.0 { format!("{amount:.0}") } else { format!("{amount:.3}") });
+            let _ = writeln!(
+                out,
+                "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text class=\"faint\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+                left - 6.0,
+                at + 4.0
+            );
+        }
+        for (method, colour, dash) in LOOKS {
+            let mut points: Vec<(f64, f64)> =
+                runs.iter().filter(|run| run.method == method).map(|run| (x(run.count), y(value(run)))).collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let Some((_, last)) = points.last() else { continue };
+            let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+            let _ = writeln!(
+                out,
+                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\" stroke-dasharray=\"{dash}\"/><text x=\"{:.1}\" y=\"{:.1}\" style=\"fill:{colour}\">{method}</text>",
+                path.join(" "),
+                right + 8.0,
+                last + 4.0
+            );
+            for (x, y) in points {
+                let _ = writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"/>");
+            }
+        }
+        let mut counts: Vec<u64> = runs.iter().map(|run| run.count).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        for count in counts {
+            let _ = writeln!(
+                out,
+                "<text class=\"faint\" x=\"{:.1}\" y=\"350\" text-anchor=\"middle\">{count}</text>",
+                x(count)
+            );
+        }
+        let _ = writeln!(
+            out,
+            "<text class=\"faint\" x=\"{:.1}\" y=\"370\" text-anchor=\"middle\">instances</text>",
+            f64::midpoint(left, right)
+        );
+    }
+    out + "</svg>\n"
+}
