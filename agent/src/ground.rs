@@ -26,6 +26,8 @@ pub enum FileSystem {
     Ext4,
     /// What it had when the first clouds began
     Ext3,
+    /// What it has on many RPM distributions
+    Xfs,
 }
 
 impl FileSystem {
@@ -35,6 +37,7 @@ impl FileSystem {
         match self {
             Self::Ext4 => "ext4",
             Self::Ext3 => "ext3",
+            Self::Xfs => "xfs",
         }
     }
 }
@@ -50,14 +53,27 @@ fn is_there(volumes: &[Volume], wanted: FileSystem, origin: &Origin) -> bool {
     }
 }
 
-/// What `mke2fs` is told.
-fn arguments(device: &str, wanted: FileSystem, origin: &Origin) -> Vec<String> {
-    let mut args = ["-q", "-F", "-t", wanted.name()].map(str::to_owned).to_vec();
-    for (option, value) in [("-U", origin.uuid_text()), ("-L", origin.label_text().map(str::to_owned))] {
+/// Letters of a label that XFS has room for.
+const XFS_LABEL: usize = 12;
+
+/// What makes a file system, and what it is told.
+fn maker(device: &str, wanted: FileSystem, origin: &Origin) -> (&'static str, Vec<String>) {
+    let label = origin.label_text().map(str::to_owned);
+    let (program, fixed, uuid, label) = match wanted {
+        FileSystem::Ext3 | FileSystem::Ext4 => {
+            ("mke2fs", Vec::from(["-q", "-F", "-t", wanted.name()]), ("-U", origin.uuid_text()), ("-L", label))
+        }
+        FileSystem::Xfs => {
+            let uuid = origin.uuid_text().map(|uuid| format!("uuid={uuid}"));
+            ("mkfs.xfs", Vec::from(["-q", "-f"]), ("-m", uuid), ("-L", label.filter(|text| text.len() <= XFS_LABEL)))
+        }
+    };
+    let mut args: Vec<String> = fixed.into_iter().map(str::to_owned).collect();
+    for (option, value) in [uuid, label] {
         args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
     }
     args.push(device.to_owned());
-    args
+    (program, args)
 }
 
 /// Features that the root of a disk that boots may get if its source has them: `mke2fs` knows them all, and boot loaders most. None is needed
@@ -166,12 +182,12 @@ pub fn ground(
     let is_there = is_there(&volumes.map_err(|error| fail(&error))?, wanted, origin);
     drop(device);
     if !is_there {
-        let args = arguments(&path.display().to_string(), wanted, origin);
+        let (program, args) = maker(&path.display().to_string(), wanted, origin);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let finished = processes.run(&Task::new("mke2fs", &args).limit(PATIENCE));
-        let finished = finished.map_err(|error| fail(&format!("mke2fs: {error}")))?;
+        let finished = processes.run(&Task::new(program, &args).limit(PATIENCE));
+        let finished = finished.map_err(|error| fail(&format!("{program}: {error}")))?;
         if !finished.success() {
-            return Err(fail(&format!("mke2fs failed: {}", finished.text().trim())));
+            return Err(fail(&format!("{program} failed: {}", finished.text().trim())));
         }
     }
     let mounted = Mounted::mount(wanted.name(), path, true);
@@ -189,9 +205,15 @@ mod tests {
     #[test]
     fn a_file_system_is_made_as_the_source_is_called_and_kept_when_it_is_there() {
         let uuid = "11111111-1111-1111-1111-111111111111";
-        let args = arguments("/dev/xvdf", FileSystem::Ext3, &origin());
-        assert_eq!(args.join(" "), format!("-q -F -t ext3 -U {uuid} -L root /dev/xvdf"));
-        assert_eq!(arguments("/dev/xvdf", FileSystem::Ext4, &Origin::default()).join(" "), "-q -F -t ext4 /dev/xvdf");
+        let told = |wanted, origin: &Origin| {
+            let (program, args) = maker("/dev/xvdf", wanted, origin);
+            format!("{program} {}", args.join(" "))
+        };
+        assert_eq!(told(FileSystem::Ext3, &origin()), format!("mke2fs -q -F -t ext3 -U {uuid} -L root /dev/xvdf"));
+        assert_eq!(told(FileSystem::Ext4, &Origin::default()), "mke2fs -q -F -t ext4 /dev/xvdf");
+        assert_eq!(told(FileSystem::Xfs, &origin()), format!("mkfs.xfs -q -f -m uuid={uuid} -L root /dev/xvdf"));
+        let long = Origin { label: *b"thirteen lett\0\0\0", ..Origin::default() };
+        assert_eq!(told(FileSystem::Xfs, &long), "mkfs.xfs -q -f /dev/xvdf");
         let there = |kind, uuid: &str, number| {
             let uuid = Some(uuid.to_owned());
             vec![Volume { number, bytes: 0..1, kind, uuid, label: None, partuuid: None }]

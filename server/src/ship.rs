@@ -13,10 +13,11 @@ use rocks_common::ids::HostName;
 use rocks_ship::bootable::{self, BootImage};
 use rocks_ship::shipment::{Sender, ShipmentError, Shipped, Source, Stream, Tell};
 use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
-use rocks_ship::tree::{self, ExtImage, TreeSender};
+use rocks_ship::tree::{self, TreeSender};
 use serde::{Deserialize, Serialize};
 
 use crate::ca::{Authority, CaError};
+use crate::images::root::root_of;
 
 /// How long to wait before a connection is made again; twice as long each time, up to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -135,8 +136,8 @@ pub fn ship_tree(
     tell: Tell<'_>,
 ) -> Result<tree::Shipped, ShipError> {
     let tls = tls(authority, names)?;
-    let mut source = ExtImage::root_of(order.image)?;
-    let sender = TreeSender::new(&mut source, tell)?;
+    let mut source = root_of(order.image)?;
+    let sender = TreeSender::new(&mut *source, tell)?;
     deliver(order, &tls, (stop, &[sender.stop()]), tell, &|stream, tell| sender.run(stream, tell))
 }
 

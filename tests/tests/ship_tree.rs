@@ -185,3 +185,63 @@ fn a_volume_gets_the_file_system_of_the_source_and_is_left_unmounted() {
     assert!(says.stdout.contains(UUID) && says.stdout.contains("system"), "{}", says.both());
     assert_eq!(cmd("e2fsck").args(["-f", "-n"]).arg(&volume).output().expect("run").code(), 0);
 }
+
+#[test]
+fn an_xfs_root_in_a_partition_arrives_on_a_volume_with_xfs() {
+    let Some((yard, _)) = yard() else { return };
+    let is_here = cmd("mkfs.xfs").arg("-V").output().is_ok_and(|done| done.code() == 0);
+    if !rustix::process::geteuid().is_root() || !is_here {
+        return println!("skipped: it needs root and mkfs.xfs");
+    }
+    const ROOM: u64 = 320 << 20;
+    let (image, part, volume) = (yard.path("xfs"), yard.path("xfs.part"), yard.path("volume"));
+    for (path, bytes) in [(&part, ROOM), (&volume, ROOM), (&image, ROOM + (2 << 20))] {
+        fs::File::create(path).and_then(|file| file.set_len(bytes)).expect("made");
+    }
+    cmd("mkfs.xfs").args(["-q", "-m", &format!("uuid={UUID}"), "-L", "system"]).arg(&part).run().expect("made");
+    let attach = |path: &Path| {
+        cmd("losetup").args(["--find", "--show"]).arg(path).run().expect("attached").stdout.trim().to_owned()
+    };
+    let mount = |path: &Path, at: &Path, more: &str| {
+        fs::create_dir_all(at).expect("made");
+        let done = cmd("mount").args(["-t", "xfs", "-o", &format!("loop,nouuid{more}")]).arg(path).arg(at).output();
+        done.is_ok_and(|done| done.code() == 0)
+    };
+    let at = yard.path("at");
+    if !mount(&part, &at, "") {
+        return println!("skipped: the kernel does not know XFS");
+    }
+    cmd("cp").arg("-a").arg(format!("{}/.", yard.path("root").display())).arg(&at).run().expect("copied");
+    cmd("umount").arg(&at).run().expect("unmounted");
+    cmd("sfdisk").arg("-q").arg(&image).input("label: gpt\nstart=2048,size=655360\n").run().expect("partitioned");
+    cmd("dd")
+        .args(["conv=notrunc,sparse", "bs=1M", "seek=1"])
+        .arg(format!("if={}", part.display()))
+        .arg(format!("of={}", image.display()))
+        .run()
+        .expect("put");
+    let device = PathBuf::from(attach(&volume));
+    let outcome = std::panic::catch_unwind(|| {
+        let go = || {
+            let mut receiver =
+                yard.receive("receiver-0-0", &device, &["--form", "tree", "--filesystem", "xfs"]).expect("it waits");
+            let done = yard.ship(&image, "receiver-0-0", &receiver.at, &["form=tree"]).expect("run");
+            assert_eq!(done.code(), 0, "{}\n{}", done.both(), receiver.log());
+            assert_eq!(receiver.code().expect("it ends"), 0, "{}", receiver.log());
+            result(&done.stdout).expect("a result")["sent"].as_u64().expect("a number")
+        };
+        let first = go();
+        let again = go();
+        assert!(first > 200 && again == 0, "{first}, then {again}");
+    });
+    cmd("losetup").arg("--detach").arg(&device).run().expect("detached");
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+    assert!(mount(&volume, &at, ",ro"), "it is XFS");
+    let is_same = cmd("diff").args(["-r", "--no-dereference"]).arg(yard.path("root")).arg(&at).output();
+    let says = cmd("blkid").args(["-o", "export"]).arg(&volume).output().expect("run");
+    cmd("umount").arg(&at).run().expect("unmounted");
+    assert_eq!(is_same.expect("run").code(), 0);
+    assert!(says.stdout.contains(UUID) && says.stdout.contains("LABEL=system"), "{}", says.both());
+}

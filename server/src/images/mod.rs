@@ -8,6 +8,7 @@
 pub mod export;
 pub mod import;
 pub mod make;
+pub(crate) mod root;
 pub mod upload;
 
 use std::collections::BTreeSet;

@@ -6,6 +6,7 @@
 
 mod ext;
 mod partitions;
+mod xfs;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -13,6 +14,7 @@ use std::ops::Range;
 
 pub use ext::{Features, extent, features, names};
 pub use partitions::{Partition, partitions};
+pub use xfs::{names as xfs_names, places as xfs_places};
 
 /// Which bytes of an image are not in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

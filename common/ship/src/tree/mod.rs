@@ -37,7 +37,7 @@ pub use receive::{Ground, TreeReceiver};
 pub use send::TreeSender;
 use serde::Serialize;
 pub use sink::{Finding, Findings, TreeTarget, What};
-pub use source::{Folder, TreeReader, TreeSource};
+pub use source::{Folder, MountedImage, TreeReader, TreeSource};
 
 /// What a shipment is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::fs::AtFlags;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
@@ -21,12 +22,16 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// What an ext2, ext3 or ext4 file system at `place` of an image says of itself.
+    /// What an ext2, ext3, ext4 or XFS file system at `place` of an image says of itself.
     ///
     /// # Errors
     /// The image cannot be read.
     pub fn of(image: &File, place: &Range<u64>) -> io::Result<Option<Self>> {
-        Ok(crate::image::names(image, place)?.map(|(uuid, label)| Self { uuid, label }))
+        let names = match crate::image::names(image, place)? {
+            None => crate::image::xfs_names(image, place)?,
+            some => some,
+        };
+        Ok(names.map(|(uuid, label)| Self { uuid, label }))
     }
 
     /// The UUID as programs print and take it.
@@ -63,12 +68,23 @@ impl Mounted {
         fsconfig_set_string(&system, "source", device)?;
         let mut attributes =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        if kind == "xfs" {
+            // The same root may be mounted already: a source beside its copy, or this machine's own.
+            fsconfig_set_flag(&system, "nouuid")?;
+        }
         if !writable {
             fsconfig_set_flag(&system, "ro")?;
             attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
         }
         fsconfig_create(&system)?;
         Ok(Self { root: fsmount(&system, FsMountFlags::FSMOUNT_CLOEXEC, attributes)? })
+    }
+
+    /// Whether it looks like the root of a Linux system: it has `etc`, and `usr` or `bin`.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        let has = |name: &str| rustix::fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        has("etc") && (has("usr") || has("bin"))
     }
 
     pub(super) const fn root(&self) -> &OwnedFd {

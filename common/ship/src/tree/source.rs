@@ -1,6 +1,8 @@
 //! Where a tree comes from.
 
-use std::os::unix::fs::FileExt as _;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -137,6 +139,59 @@ impl TreeSource for Folder {
     }
 }
 
+/// When an image was last changed, and how long it is.
+pub(super) fn print_of(image: &File) -> std::io::Result<(i64, i64, u64)> {
+    let meta = image.metadata()?;
+    Ok((meta.ctime(), meta.ctime_nsec(), meta.len()))
+}
+
+/// The root of a file system in an image that the kernel reads for us, mounted from it. Whoever writes to the image is found out.
+#[derive(Debug)]
+pub struct MountedImage {
+    folder: Folder,
+    image: File,
+    print: (i64, i64, u64),
+}
+
+impl MountedImage {
+    /// What is `mounted` is at `place` of the image at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn new(path: &Path, place: &Range<u64>, mounted: &Mounted) -> Result<Self, ShipmentError> {
+        let fail = |error: std::io::Error| ShipmentError::Source(format!("{}: {error}", path.display()));
+        let image = File::open(path).map_err(fail)?;
+        let origin = Origin::of(&image, place).map_err(fail)?.unwrap_or_default();
+        let print = print_of(&image).map_err(fail)?;
+        Ok(Self { folder: Folder::on(mounted, path, origin)?, image, print })
+    }
+}
+
+impl TreeSource for MountedImage {
+    fn manifest(&mut self, tell: Tell<'_>) -> Result<Manifest, ShipmentError> {
+        let manifest = self.folder.manifest(tell)?;
+        self.unchanged()?;
+        Ok(manifest)
+    }
+
+    fn origin(&self) -> Origin {
+        self.folder.origin()
+    }
+
+    fn reader(&self) -> Box<dyn TreeReader + '_> {
+        self.folder.reader()
+    }
+
+    fn unchanged(&self) -> Result<(), ShipmentError> {
+        // The kernel does not look again at what it has read.
+        match print_of(&self.image) {
+            Ok(now) if now == self.print => Ok(()),
+            Ok(_) => Err(changed()),
+            Err(error) => Err(ShipmentError::Source(format!("{}: {error}", self.folder.path.display()))),
+        }
+    }
+}
+
 /// What is said of a source that somebody writes to.
 pub(super) fn changed() -> ShipmentError {
     ShipmentError::Source("it changed while it was sent; ship it again when nobody writes to it".into())
@@ -146,7 +201,7 @@ struct FolderReader<'f> {
     folder: &'f Folder,
     way: super::beneath::Way<'f>,
     /// The file that was read last: the next chunk is mostly of the same.
-    open: Option<(super::TreePath, std::fs::File)>,
+    open: Option<(super::TreePath, File)>,
 }
 
 impl TreeReader for FolderReader<'_> {

@@ -12,15 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use std::os::unix::fs::MetadataExt as _;
-
 use self::disk::{Disk, Extent, FLAG_ENCRYPTED, Raw, u16_at, u32_at};
 use super::entry::{
     Content, Device, Entry, FILE_BYTES, Inode, Kind, LINK, Node, Time, TreePath, Xattrs, cell_length, cells_of,
 };
 use super::manifest::Manifest;
 use super::mounted::Origin;
-use super::source::{TreeReader, TreeSource, changed};
+use super::source::{TreeReader, TreeSource, changed, print_of};
 use super::talk::watched;
 use crate::shipment::{BLOCK, BlockDigest, Phase, Progress, ShipmentError, Tell, block_digest, processors};
 
@@ -54,7 +52,7 @@ impl ExtImage {
     pub fn open(path: &Path, place: &Range<u64>) -> Result<Option<Self>, ShipmentError> {
         let fail = |error: ExtError| ShipmentError::Source(format!("{}: {error}", path.display()));
         let file = File::open(path).map_err(|error| fail(error.into()))?;
-        let print = print(&file).map_err(|error| fail(error.into()))?;
+        let print = print_of(&file).map_err(|error| fail(error.into()))?;
         let disk = Disk::open(file, place).map_err(fail)?;
         Ok(disk.map(|disk| Self { disk, path: path.to_owned(), place: place.clone(), print, inodes: HashMap::new() }))
     }
@@ -225,12 +223,6 @@ impl ExtImage {
     }
 }
 
-/// When the image itself was last changed, and how long it is.
-fn print(file: &File) -> std::io::Result<(i64, i64, u64)> {
-    let meta = file.metadata()?;
-    Ok((meta.ctime(), meta.ctime_nsec(), meta.len()))
-}
-
 /// The numbers of a device: in the old form where they fit, else in the new one.
 fn device(raw: &Raw) -> Device {
     let (old, new) = (u32_at(raw.places(), 0), u32_at(raw.places(), 4));
@@ -279,7 +271,7 @@ impl TreeSource for ExtImage {
     }
 
     fn unchanged(&self) -> Result<(), ShipmentError> {
-        match print(&self.disk.file) {
+        match print_of(&self.disk.file) {
             Ok(now) if now == self.print => Ok(()),
             Ok(_) => Err(changed()),
             Err(error) => Err(self.fail(&TreePath::root(), &error.into())),
