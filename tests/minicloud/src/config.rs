@@ -170,7 +170,7 @@ pub struct Bucket {
 }
 
 impl Throttle {
-    /// What EC2 documents for an account.
+    /// What AWS documents for an account.
     #[must_use]
     pub fn aws() -> Self {
         let bucket = |burst, rate| Bucket { burst, rate };
@@ -184,6 +184,17 @@ impl Throttle {
             ("CreateSnapshot", bucket(100.0, 5.0)),
             ("RegisterImage", bucket(100.0, 5.0)),
             ("CreateTags", bucket(100.0, 10.0)),
+            // Blocks and objects have quotas of their own, far above those of calls that make something.
+            ("StartSnapshot", bucket(10.0, 10.0)),
+            ("CompleteSnapshot", bucket(10.0, 10.0)),
+            ("PutSnapshotBlock", bucket(1000.0, 1000.0)),
+            ("GetSnapshotBlock", bucket(1000.0, 1000.0)),
+            ("ListSnapshotBlocks", bucket(50.0, 50.0)),
+            ("ListChangedBlocks", bucket(50.0, 50.0)),
+            ("PutObject", bucket(3500.0, 3500.0)),
+            ("UploadPart", bucket(3500.0, 3500.0)),
+            ("GetObject", bucket(5500.0, 5500.0)),
+            ("HeadObject", bucket(5500.0, 5500.0)),
         ];
         Self {
             read: Some(bucket(100.0, 20.0)),
