@@ -4,6 +4,7 @@
 #   make test      all tests; the end-to-end ones need root and are skipped, with a word, without it
 #   make ec2       provisions alone, on a local EC2 (root)
 #   make bench     the benchmarks, as tables
+#   make bench-ec2 the methods of provisioning side by side on a local EC2, half an hour (root)
 #   make asan      the transport's tests under AddressSanitizer, the C++ library's baseline included
 #   make build     release binaries
 #   make packages  RPMs of the release binaries into target/rpm
@@ -27,10 +28,10 @@ ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
 
-.PHONY: help demo test bench asan build packages install clean bootstrap bootstrap-build fmt lint unit units-check shell-check e2e ec2
+.PHONY: help demo test bench asan build packages install clean bootstrap bootstrap-build fmt lint unit units-check shell-check e2e ec2 bench-ec2
 
 help:
-	@sed -n '3,11s/^# \{0,3\}//p' Makefile
+	@sed -n '3,12s/^# \{0,3\}//p' Makefile
 
 bootstrap:
 	@packaging/bootstrap.sh
@@ -89,6 +90,10 @@ asan: bootstrap
 	else echo "$${CXX:-g++} has no sanitizer: the library itself is not looked into"; fi; \
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CXXFLAGS="$$cxx" \
 	cargo test --locked -p rocks-ship --features udt4 --target $(ASAN_HOST) --target-dir $(TARGET)/asan
+
+bench-ec2: bootstrap
+	$(CLIPPY) cargo build --locked --workspace --all-targets --features $(AWS)
+	$(TARGET)/debug/methodbench --svg $(TARGET)/methods.svg
 
 build: bootstrap-build
 	cargo build --locked --release -p rocks-server -p rocks-agent --bins --features $(AWS)
