@@ -251,6 +251,16 @@ pub fn allocated(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
+/// Seconds of processor time that a process and all its threads have taken; nothing when it is gone.
+#[must_use]
+pub fn cpu(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may hold spaces; the 12th and 13th value after it are user and system time.
+    let mut values = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || values.next()?.parse::<u64>().ok();
+    Some((ticks()? + ticks()?) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// The most memory that a process ever had resident, in bytes; nothing when it is gone.
 #[must_use]
 pub fn peak(pid: u32) -> Option<u64> {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use rocks_ship::transport::{Options, Tcp, Transport, Udt};
 use rocks_tests::process::{cmd, wait_for};
-use rocks_tests::shipyard::{Yard, allocated, peak, result, same};
+use rocks_tests::shipyard::{Yard, allocated, cpu, image, peak, result, same};
 use rocks_tests::wan::{End, Shape, Wan, Way};
 use rocks_tests::world::World;
 use serde_json::Value;
@@ -40,6 +40,9 @@ struct Args {
     /// Ship this image instead, once in each form, to places where nothing is
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Ship an image with so many MiB of noise over loopback instead: what a core can send, encrypt, hash, write and read back
+    #[arg(long, value_name = "MIB")]
+    loopback: Option<u64>,
     /// Where images are kept between runs; they are built if they are not there
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -188,7 +191,59 @@ fn forms(args: &Args, image: &Path, wan: &Wan) -> Result<()> {
     Ok(())
 }
 
+/// What this machine's processors and disk make of one image without a link between.
+fn loopback(mib: u64) -> Result<()> {
+    let yard = Yard::new(None, &["receiver-0-0"])?;
+    let (source, target) = (yard.path("source"), yard.path("target"));
+    // Every second MiB is a hole.
+    image(&source, 2 * mib, 2 * mib, 7)?;
+    let bytes = (mib << 20) as f64;
+    let begun = Instant::now();
+    {
+        let (mut from, mut to) = (fs::File::open(&source)?, fs::File::create(&target)?);
+        std::io::copy(&mut from, &mut to)?;
+        to.sync_all()?;
+    }
+    fs::remove_file(&target)?;
+    println!("a copy of the file, flushed: {:.0} MB/s\n", 2.0 * bytes / begun.elapsed().as_secs_f64() / 1e6);
+    println!(
+        "| way | time | MB/s | CPU s/GB: frontend, receiver | MB/s for each core used | memory there, here |\n|---|---|---|---|---|---|"
+    );
+    for way in ["udt", "tcp"] {
+        let way_of = format!("transport={way}");
+        let mut receiver = yard.receive("receiver-0-0", &target, &["--transport", way])?;
+        let (begun, before) = (Instant::now(), cpu(yard.frontend()).context("the frontend is gone")?);
+        let log = yard.path("shipping");
+        let _ = fs::remove_file(&log);
+        let mut shipping = yard.shipping(&source, "receiver-0-0", &receiver.at, &[&way_of]).start(&log)?;
+        let (mut memory, mut there) = (0, 0.0);
+        let ended = wait_for("the shipment", Duration::from_secs(600), || {
+            memory = peak(receiver.running.pid()).unwrap_or(memory);
+            there = cpu(receiver.running.pid()).unwrap_or(there);
+            Ok(shipping.ended())
+        })?;
+        let took = begun.elapsed().as_secs_f64();
+        ensure!(ended.success() && receiver.code()? == 0, "{}\n{}", fs::read_to_string(&log)?, receiver.log());
+        ensure!(same(&source, &target)?, "what arrived is another image");
+        let here = cpu(yard.frontend()).context("the frontend is gone")? - before;
+        println!(
+            "| {way} | {took:.1} s | {:.0} | {:.2}, {:.2} | {:.0} | {} MiB, {} MiB |",
+            bytes / took / 1e6,
+            here / bytes * 1e9,
+            there / bytes * 1e9,
+            bytes / (here + there) / 1e6,
+            memory >> 20,
+            peak(yard.frontend()).unwrap_or(0) >> 20
+        );
+        fs::remove_file(&target)?;
+    }
+    Ok(())
+}
+
 fn bench(args: &Args) -> Result<()> {
+    if let Some(mib) = args.loopback {
+        return loopback(mib);
+    }
     let work = tempfile::Builder::new().prefix("rocks-shipbench-").tempdir()?;
     let mut shape = Shape::new(args.rate, Duration::from_millis(args.rtt));
     shape.loss = args.loss / 100.0;
