@@ -12,6 +12,8 @@ use super::{Connection, Stats};
 
 /// TLS writes records of 16 KiB; the transport gets several at once.
 const WRITE_BUFFER: usize = 256 << 10;
+/// rustls takes 4 KiB at a time: what the transport has is fetched in larger pieces.
+const READ_BUFFER: usize = 256 << 10;
 
 /// Which side of TLS.
 #[derive(Debug)]
@@ -63,6 +65,29 @@ pub struct SecureStream {
     /// The peer's direction is over, in TLS and below it.
     ended: bool,
     inner: BufWriter<Box<dyn Connection>>,
+    incoming: Incoming,
+}
+
+/// What the transport had, and TLS has not taken yet.
+struct Incoming {
+    bytes: Box<[u8]>,
+    taken: usize,
+    end: usize,
+}
+
+impl Incoming {
+    fn new() -> Self {
+        Self { bytes: vec![0; READ_BUFFER].into_boxed_slice(), taken: 0, end: 0 }
+    }
+
+    /// What is left; when nothing is, what `source` has next. Empty at its end.
+    fn fill(&mut self, source: &mut dyn Read) -> io::Result<&[u8]> {
+        if self.taken == self.end {
+            (self.taken, self.end) = (0, 0);
+            self.end = source.read(&mut self.bytes)?;
+        }
+        Ok(&self.bytes[self.taken..self.end])
+    }
 }
 
 impl std::fmt::Debug for SecureStream {
@@ -109,6 +134,7 @@ impl SecureStream {
             admitted: matches!(role, Role::Server(_)),
             role,
             inner: BufWriter::with_capacity(WRITE_BUFFER, conn),
+            incoming: Incoming::new(),
         };
         while tls!(this.role, t => t.is_handshaking()) {
             this.send_tls()?;
@@ -138,8 +164,7 @@ impl SecureStream {
     /// learn that its stream was read to the end, even if the program closes at once.
     fn await_end(&mut self) -> io::Result<()> {
         if !self.ended {
-            let mut beyond = [0];
-            if self.inner.get_mut().read(&mut beyond)? != 0 {
+            if !self.incoming.fill(self.inner.get_mut())?.is_empty() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             self.ended = true;
@@ -155,7 +180,10 @@ impl SecureStream {
     }
 
     fn receive_tls(&mut self) -> io::Result<usize> {
-        let n = tls!(self.role, t => t.read_tls(self.inner.get_mut()))?;
+        let mut rest = self.incoming.fill(self.inner.get_mut())?;
+        // Told of an empty piece, too: that is the stream's end.
+        let n = tls!(self.role, t => t.read_tls(&mut rest))?;
+        self.incoming.taken += n;
         if let Err(e) = tls!(self.role, t => t.process_new_packets()) {
             // Tell the peer why before giving up; if that fails too, the first reason stands.
             let _ = self.send_tls().and_then(|()| self.inner.flush());
