@@ -1,6 +1,5 @@
 //! Instances that nobody announced, from the launch template that the frontend makes to the host that expires: the real frontend on loopback and a
 //! local EC2 in which nothing boots. The agents are this test; `provision.rs` has real ones.
-#![expect(clippy::print_stdout, reason = "a test that is left out says why")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -118,8 +118,9 @@ fn message(content: &[u8], form: Form, by: &Signer) -> Vec<u8> {
         return wrap(content, form, None, [SHA, RSA], &by.sign(content));
     }
     // They travel in another order than they are signed in.
-    let all = attributes(content);
+    let mut all = attributes(content);
     let signed = ber::set_of(all.iter().map(Vec::as_slice).collect());
+    all.reverse();
     wrap(content, form, Some(&all), [SHA, RSA], &by.sign(&signed))
 }
 
@@ -211,8 +212,9 @@ fn attributes_must_name_what_is_signed_once_and_by_the_algorithm_that_is_said() 
     assert_eq!(try_with(&good, [SHA_512, RSA]), Err(Unsigned::Algorithm("another digest").into()));
     assert_eq!(try_with(&good, [SHA, SHA]), Err(Unsigned::Algorithm("another signature").into()));
     // Attributes that are signed as they travel, out of order, are not what the standard signs.
-    let unsorted = der(0x31, &[&good.concat()]);
-    let message = wrap(content, EC2, Some(&good), [SHA, RSA], &OURS.sign(&unsorted));
+    let unsorted: Vec<Vec<u8>> = good.iter().rev().cloned().collect();
+    let signature = OURS.sign(&der(0x31, &[&unsorted.concat()]));
+    let message = wrap(content, EC2, Some(&unsorted), [SHA, RSA], &signature);
     assert_eq!(verify(&shown(&text, &message), &certificates()), Err(Unsigned::Key.into()));
     // Attributes that somebody put there, over a signature of the content; and what is signed by another digest than it says.
     let message = wrap(content, EC2, Some(&good), [SHA, RSA], &OURS.sign(content));
@@ -255,7 +257,7 @@ fn a_flipped_bit_changes_nothing_of_what_is_believed() {
     passed.dedup();
     // Two versions, the outer digest, the signer's name, the ends of algorithms: no byte of content, attributes or signature.
     assert!(passed.len() < 40, "{passed:?}");
-    let signature = whole.len() - 270..whole.len() - 14;
+    let signature = whole.len() - 262..whole.len() - 6;
     assert!(!passed.iter().any(|at| signature.contains(at)), "{passed:?}");
     for bit in 0..text.len() * 8 {
         let mut flipped = text.clone().into_bytes();
