@@ -26,7 +26,7 @@ const ASK: Duration = Duration::from_secs(20);
 /// How far the launch that the cloud knows of and the one in the document may be apart.
 const APART: SignedDuration = SignedDuration::from_mins(5);
 /// How long a new host's kickstart is waited for: the agent asks for it at once.
-const KICKSTART: Duration = Duration::from_secs(10);
+const KICKSTART: Duration = Duration::from_secs(5);
 
 /// The one answer to all that is not believed or not wanted.
 fn refused(why: &dyn std::fmt::Display, instance: Option<&Document>) -> Reply {

@@ -11,7 +11,7 @@ use rocks_agent::{tls, userdata};
 use rocks_common::wire::{EnrolRequest, EnrolResponse, Facts, InstanceIdentity};
 use rocks_minicloud::{Minicloud, Options, Seed};
 use rocks_tests::process::{Done, Running, cmd, wait_for};
-use rocks_tests::world::binaries;
+use rocks_tests::world::{binaries, repository};
 use serde_json::{Value, json};
 
 struct Frontend {
@@ -69,11 +69,7 @@ impl Frontend {
     }
 
     /// An instance, or whoever pretends to be one, asks to be let in with a key.
-    async fn enrol(
-        &self,
-        shown: Option<&InstanceIdentity>,
-        key: &rcgen::KeyPair,
-    ) -> Result<EnrolResponse, (u16, String)> {
+    fn enrol(&self, shown: Option<&InstanceIdentity>, key: &rcgen::KeyPair) -> Result<EnrolResponse, (u16, String)> {
         let text = std::fs::read_to_string(self.dir.path().join("state/run/addresses.json")).expect("addresses");
         let addresses: Value = serde_json::from_str(&text).expect("json");
         let ca = std::fs::read_to_string(self.dir.path().join("state/ca/ca.pem")).expect("a CA");
@@ -82,7 +78,8 @@ impl Frontend {
         let request = EnrolRequest { token: None, identity: shown.cloned(), csr, facts: Facts::default() };
         let url = addresses["url"].as_str().expect("an address");
         let mut client = Client::new(url, tls::client(&ca, None).expect("TLS")).expect("a client");
-        client.enrol(&request).await.map_err(|error| match error {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(client.enrol(&request)).map_err(|error| match error {
             FetchError::Refused { status, code, .. } => (status, code),
             other => panic!("{other}\n{}", self.log()),
         })
@@ -128,8 +125,8 @@ fn refused() -> (u16, String) {
     (403, "identity-refused".to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn instances_of_a_group_enrol_once_by_what_ec2_says_of_them_and_expire() {
+#[test]
+fn instances_of_a_group_enrol_once_by_what_ec2_says_of_them_and_expire() {
     let Ok(binaries) = binaries() else { return println!("skipped: build the binaries first") };
     let version = cmd(binaries.join("rocks-server")).arg("--version").output().expect("it runs");
     if !version.stdout.contains("aws") {
@@ -142,6 +139,7 @@ async fn instances_of_a_group_enrol_once_by_what_ec2_says_of_them_and_expire() {
     let (image, _) = cloud.add_image(&seed).unwrap_or_else(|e| panic!("{e:#}"));
     let frontend = Frontend::beside(&cloud, binaries);
     frontend.ok(&["add", "appliance", "lite"]);
+    frontend.ok(&["add", "roll", &repository().join("graphs/base").display().to_string()]);
     let ami = format!("ami={image}");
     let order = ["provision", "lite", "method=lite", &ami, "as=template", "count=2", "name=web", "type=t3.small"];
     let plan = frontend.ok(&[&order[..], &["plan=yes"]].concat());
@@ -163,38 +161,38 @@ async fn instances_of_a_group_enrol_once_by_what_ec2_says_of_them_and_expire() {
 
     // In once, as the host of its own name. Whoever lost the answer asks again with the same key.
     let (first, ours) = (shown(&cloud, &ids[0]), key());
-    let made = frontend.enrol(Some(&first), &ours).await.expect("let in");
+    let made = frontend.enrol(Some(&first), &ours).expect("let in");
     assert_eq!(made.host.as_str(), ids[0]);
-    let again = frontend.enrol(Some(&first), &ours).await.expect("let in again");
+    let again = frontend.enrol(Some(&first), &ours).expect("let in again");
     assert!(again.host == made.host && again.certificate != made.certificate);
     let host = &frontend.json(&["list", "host", &ids[0]])["items"][0];
     assert_eq!((&host["instance"], &host["enrolment"]), (&json!(ids[0]), &json!("web")), "{host}");
     assert_eq!((&host["appliance"], &host["region"]), (&json!("lite"), &json!(cloud.config().region)), "{host}");
 
     // A replay by somebody else, and what is not EC2's word, or for another rule.
-    assert_eq!(frontend.enrol(Some(&first), &key()).await.expect_err("a replay"), refused());
+    assert_eq!(frontend.enrol(Some(&first), &key()).expect_err("a replay"), refused());
     let second = shown(&cloud, &ids[1]);
     let crossed = InstanceIdentity { document: second.document.clone(), ..first.clone() };
     let other_rule = InstanceIdentity { enrolment: "other".parse().ok(), ..second.clone() };
     let noise = InstanceIdentity { signature: "MIAG".to_owned(), ..second.clone() };
     for bad in [&crossed, &other_rule, &noise] {
-        assert_eq!(frontend.enrol(Some(bad), &key()).await.expect_err("not its own"), refused());
+        assert_eq!(frontend.enrol(Some(bad), &key()).expect_err("not its own"), refused());
     }
-    assert_eq!(frontend.enrol(None, &key()).await.expect_err("nothing"), (400, "bad-request".to_owned()));
-    frontend.enrol(Some(&second), &key()).await.expect("the second");
+    assert_eq!(frontend.enrol(None, &key()).expect_err("nothing"), (400, "bad-request".to_owned()));
+    frontend.enrol(Some(&second), &key()).expect("the second");
 
     // As many as there may be. One that is ended makes room, and cannot come back itself.
     let ids = group(&cloud, &template, 3, &[]);
     let third = ids.iter().find(|id| !second.document.contains(*id) && !first.document.contains(*id)).expect("one");
     let (third, new) = (shown(&cloud, third), key());
-    assert_eq!(frontend.enrol(Some(&third), &new).await.expect_err("there are two"), refused());
+    assert_eq!(frontend.enrol(Some(&third), &new).expect_err("there are two"), refused());
     let gone = made.host.as_str();
     group(&cloud, &template, 2, &[gone]);
     let expired = || Ok((frontend.rocks(&["list", "host", gone]).code() == 4).then_some(()));
     wait_for("the host to expire", Duration::from_secs(20), expired)
         .unwrap_or_else(|e| panic!("{e:#}\n{}", frontend.log()));
-    assert_eq!(frontend.enrol(Some(&first), &ours).await.expect_err("it is gone"), refused());
-    frontend.enrol(Some(&third), &new).await.expect("there is room");
+    assert_eq!(frontend.enrol(Some(&first), &ours).expect_err("it is gone"), refused());
+    frontend.enrol(Some(&third), &new).expect("there is room");
     assert_eq!(frontend.json(&["list", "enrolment"])["items"][0]["hosts"], 2);
 
     // The template goes with its rule; who is in stays, and nothing is left over.
