@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rocks_common::ids::HostName;
+use rocks_common::ids::{EnrolmentName, HostName};
 use rocks_common::seal::SealKey;
-use rocks_common::wire::{EnrolRequest, EnrolResponse, Facts, JoinToken, RenewRequest};
+use rocks_common::wire::{EnrolRequest, EnrolResponse, Facts, InstanceIdentity, JoinToken, RenewRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::fetch::{Client, FetchError};
+use crate::imds::{self, ImdsError};
 use crate::{files, tls};
 
 /// What an instance is given to become a host's agent.
@@ -18,14 +20,33 @@ use crate::{files, tls};
 pub struct Join {
     /// The frontend's address.
     pub frontend: String,
-    /// The one-time token.
-    pub token: JoinToken,
+    /// The one-time token. One of the two is there: this, or `identity`.
+    pub token: Option<JoinToken>,
+    /// Who says what the instance is, where nobody announced it.
+    pub identity: Option<Authority>,
+    /// The rule that lets such instances in, if it is to be a certain one.
+    pub enrolment: Option<EnrolmentName>,
     /// The frontend's CA (PEM).
     pub ca: String,
 }
 
+/// Who says what an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authority {
+    /// EC2, by a signed document that the metadata service gives.
+    Ec2,
+}
+
 /// The folder of the identity, in the state folder.
 pub const FOLDER: &str = "identity";
+/// The key of an instance that is on its way to an identity. It stays the same until there is one: the frontend lets an instance in once, and one
+/// that did not hear the answer is known by its key.
+const PENDING: &str = "pending.pem";
+/// Where the metadata service has what EC2 says of the instance, and its signature.
+const DOCUMENT: [&str; 2] = ["/latest/dynamic/instance-identity/document", "/latest/dynamic/instance-identity/rsa2048"];
+/// How long the metadata service may be out of reach.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who the agent is.
 #[derive(Clone, Serialize, Deserialize)]
@@ -78,6 +99,12 @@ pub enum IdentityError {
     /// TLS objects.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// The metadata service cannot be reached, or says no.
+    #[error(transparent)]
+    Imds(#[from] ImdsError),
+    /// The metadata service has no such document.
+    #[error("the instance metadata service does not say what this instance is: there is no {0}")]
+    Unsaid(&'static str),
     /// The frontend cannot be reached, or says no.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -149,15 +176,44 @@ impl Identity {
     }
 }
 
-/// Becomes the host that the join document's token stands for.
+/// Becomes the host that the join document's token stands for, or that the frontend makes of what EC2 says of this instance.
 ///
 /// # Errors
-/// The frontend cannot be reached or says no; nothing is kept then.
+/// The frontend cannot be reached or says no; no identity is kept then.
 pub async fn enrol(state: &Path, join: &Join, facts: Facts, now: Timestamp) -> Result<Identity, IdentityError> {
-    let (key, csr) = make_request()?;
+    let (identity, (key, csr)) = match join.identity {
+        None => (None, make_request()?),
+        Some(Authority::Ec2) => (Some(said(imds::ADDRESS, join.enrolment.clone()).await?), pending(state)?),
+    };
     let mut client = Client::new(&join.frontend, tls::client(&join.ca, None)?)?;
-    let answer = client.enrol(&EnrolRequest { token: join.token.clone(), csr, facts }).await?;
-    store(state, &join.frontend, &answer, &key, now)
+    let answer = client.enrol(&EnrolRequest { token: join.token.clone(), identity, csr, facts }).await?;
+    let made = store(state, &join.frontend, &answer, &key, now)?;
+    let _ = fs::remove_file(state.join(FOLDER).join(PENDING));
+    Ok(made)
+}
+
+/// What EC2 says of this instance, by the metadata service at `address`.
+async fn said(address: &str, enrolment: Option<EnrolmentName>) -> Result<InstanceIdentity, IdentityError> {
+    let mut texts = Vec::new();
+    for path in DOCUMENT {
+        let bytes = imds::insist(address, path, BYTES as usize, PATIENCE).await?.ok_or(IdentityError::Unsaid(path))?;
+        texts.push(String::from_utf8(bytes.to_vec()).map_err(|_| IdentityError::Unsaid(path))?);
+    }
+    let [document, signature] = <[String; 2]>::try_from(texts).map_err(|_| IdentityError::Unsaid(DOCUMENT[0]))?;
+    Ok(InstanceIdentity { document, signature, enrolment })
+}
+
+/// A request with the key that an earlier attempt made, or with a new one that is kept first.
+fn pending(state: &Path) -> Result<(String, String), IdentityError> {
+    let path = state.join(FOLDER).join(PENDING);
+    let io = |source| IdentityError::Io { path: path.clone(), source };
+    let known = files::read(&path, BYTES).map_err(io)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    if let Some(key) = known.and_then(|text| KeyPair::from_pem(&text).ok()) {
+        return request(&key);
+    }
+    let made = make_request()?;
+    files::write(&path, made.0.as_bytes(), 0o600).map_err(io)?;
+    Ok(made)
 }
 
 /// Reads a join document.
@@ -170,16 +226,24 @@ pub fn read_join(path: &Path) -> Result<Join, IdentityError> {
     let bad = |why: String| IdentityError::Bad { path: path.to_path_buf(), why };
     let text = String::from_utf8(text).map_err(|_| bad("it is not UTF-8".to_owned()))?;
     // The parser's message may quote the token: say only where.
-    toml::from_str(&text).map_err(|error| {
+    let join: Join = toml::from_str(&text).map_err(|error| {
         let at = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());
         bad(format!("it is not a join document (line {at})"))
-    })
+    })?;
+    if join.token.is_some() == join.identity.is_some() {
+        return Err(bad("it is not a join document: it has either a token or an identity".to_owned()));
+    }
+    Ok(join)
 }
 
 fn make_request() -> Result<(String, String), IdentityError> {
     let fail = |error: rcgen::Error| IdentityError::Key(error.to_string());
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fail)?;
-    let request = CertificateParams::new(Vec::new()).map_err(fail)?.serialize_request(&key).map_err(fail)?;
+    request(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(fail)?)
+}
+
+fn request(key: &KeyPair) -> Result<(String, String), IdentityError> {
+    let fail = |error: rcgen::Error| IdentityError::Key(error.to_string());
+    let request = CertificateParams::new(Vec::new()).map_err(fail)?.serialize_request(key).map_err(fail)?;
     Ok((key.serialize_pem(), request.pem().map_err(fail)?))
 }
 
@@ -230,5 +294,46 @@ pub fn facts(root: &Path) -> Facts {
         cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         memory_bytes: kib.unwrap_or(0) * 1024,
         boot_id: read("proc/sys/kernel/random/boot_id").trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Join, IdentityError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("join.toml");
+        fs::write(&path, text).expect("written");
+        read_join(&path)
+    }
+
+    #[test]
+    fn a_join_document_has_a_token_or_says_who_vouches_and_its_errors_quote_neither() {
+        let token = read("frontend = \"https://f\"\ntoken = \"secret\"\nca = \"\"\n").expect("with a token");
+        assert!(token.token.is_some() && token.identity.is_none());
+        let ec2 = "frontend = \"https://f\"\nidentity = \"ec2\"\nenrolment = \"web\"\nca = \"\"\n";
+        let ec2 = read(ec2).expect("without one");
+        assert_eq!(
+            (ec2.identity, ec2.enrolment.as_ref().map(EnrolmentName::as_str)),
+            (Some(Authority::Ec2), Some("web"))
+        );
+        for bad in ["", "token = \"secret\"\nidentity = \"ec2\"\n", "identity = \"secret\"\n", "token = secret\n"] {
+            let error = read(&format!("frontend = \"https://f\"\nca = \"\"\n{bad}")).expect_err("neither").to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_key_stays_the_same_until_there_is_an_identity() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = pending(folder.path()).expect("made");
+        assert_eq!(pending(folder.path()).expect("kept").0, first.0);
+        let path = folder.path().join(FOLDER).join(PENDING);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).expect("there").permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        // One that was cut off is made anew.
+        fs::write(&path, &first.0[..40]).expect("written");
+        assert_ne!(pending(folder.path()).expect("made").0, first.0);
     }
 }

@@ -440,11 +440,11 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         let mut agent = loop {
             match Agent::open(config.clone()).await {
                 Ok(agent) => break agent,
-                // The frontend may come later than the instance.
-                Err(ServiceError::Identity(IdentityError::Fetch(error @ FetchError::Network { .. }))) => {
+                Err(ServiceError::Identity(error)) => {
+                    let Some(pause) = until_next(&error, tries) else { return Err(error.into()) };
                     log(&format!("cannot enrol yet: {error}"));
                     tell("READY=1\nSTATUS=waiting for the frontend to enrol");
-                    sleep(Delay::Unreachable(tries).with_jitter()).await;
+                    sleep(pause).await;
                     tries += 1;
                 }
                 Err(error) => return Err(error),
@@ -458,6 +458,21 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
+}
+
+/// How long to wait before the next attempt to enrol, if there is to be one.
+fn until_next(error: &IdentityError, tries: u32) -> Option<Duration> {
+    let delay = match error {
+        // The frontend, and the network, may come later than the instance.
+        IdentityError::Fetch(FetchError::Network { .. }) | IdentityError::Imds(_) => Delay::Unreachable(tries),
+        IdentityError::Fetch(FetchError::Refused { status, retry_after, .. }) if *status == 429 || *status >= 500 => {
+            return Some(Delay::Unreachable(tries).with_jitter().max(retry_after.unwrap_or_default()));
+        }
+        // There may be room for another host soon, or the rule may be mended.
+        IdentityError::Fetch(FetchError::Refused { code, .. }) if code == "identity-refused" => Delay::Refused(tries),
+        _ => return None,
+    };
+    Some(delay.with_jitter())
 }
 
 fn io(source: std::io::Error) -> ServiceError {
@@ -521,6 +536,14 @@ mod tests {
     fn delays_grow_to_a_bound_and_are_spread() {
         assert_eq!(Delay::Unreachable(0).base(), Duration::from_secs(1));
         assert_eq!(Delay::Unreachable(100).base(), Duration::from_secs(120));
+        let refused = |status, code: &str| {
+            let (code, title) = (code.to_owned(), String::new());
+            let retry_after = Some(Duration::from_secs(7));
+            until_next(&IdentityError::Fetch(FetchError::Refused { status, code, title, retry_after }), 0)
+        };
+        assert_eq!(refused(403, "token-refused"), None);
+        assert!(refused(403, "identity-refused") >= Some(Duration::from_secs(10)));
+        assert_eq!(refused(429, "busy"), Some(Duration::from_secs(7)));
         for n in 0..50 {
             let delay = Delay::Incomplete(n);
             let with = delay.with_jitter();

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, Generation, HostName};
+use crate::ids::{Digest, EnrolmentName, Generation, HostName};
 use crate::seal::SealKey;
 
 /// Paths of the public listener.
@@ -47,13 +47,29 @@ pub const MAX_WAIT_SECONDS: u32 = 3600;
 /// An instance asks to become a host's agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EnrolRequest {
-    /// The one-time join token that `rocks add host` gave.
-    pub token: JoinToken,
-    /// A PKCS#10 request (PEM) for the key that the agent made. Its subject is ignored: the token says whose it is.
+    /// The one-time join token that `rocks add host` gave. One of the two is there: this, or `identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<JoinToken>,
+    /// What the cloud says of the instance, where nobody announced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<InstanceIdentity>,
+    /// A PKCS#10 request (PEM) for the key that the agent made. Its subject is ignored: the token or the identity says whose it is.
     pub csr: String,
     /// What the instance is, for the administrator's eyes.
     #[serde(default)]
     pub facts: Facts,
+}
+
+/// What EC2 says of an instance, and its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceIdentity {
+    /// The instance identity document (JSON), byte for byte as the metadata service gives it.
+    pub document: String,
+    /// The signed message over it, `rsa2048` of the same service: PKCS#7 in base64, without lines around it.
+    pub signature: String,
+    /// The enrolment rule that the join document names; none: the only one that fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<EnrolmentName>,
 }
 
 /// An agent asks for a new certificate under its present one.
@@ -219,4 +235,21 @@ pub struct Problem {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_with_a_token_is_what_it_always_was() {
+        let old = r#"{"token":"t","csr":"c"}"#;
+        let read: EnrolRequest = serde_json::from_str(old).expect("an older agent's");
+        assert!(read.token == Some(JoinToken("t".into())) && read.identity.is_none());
+        let text = serde_json::to_string(&read).expect("written");
+        assert!(text.contains(r#""token":"t""#) && !text.contains("identity"), "{text}");
+        let new = r#"{"identity":{"document":"{}","signature":"MIA","newer":1},"csr":"c"}"#;
+        let read: EnrolRequest = serde_json::from_str(new).expect("a newer agent's");
+        assert!(read.token.is_none() && read.identity.is_some_and(|one| one.enrolment.is_none()));
+    }
 }

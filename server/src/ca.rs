@@ -11,7 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
-use rocks_common::ids::HostName;
+use rocks_common::ids::{Digest, HostName};
 use rocks_common::seal::Sealer;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
@@ -55,12 +55,7 @@ impl Authority {
     /// A short name that no other frontend has: of its certificate's digest.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        rocks_common::ids::Digest::of(self.certificate.as_bytes())
-            .to_string()
-            .chars()
-            .filter(char::is_ascii_hexdigit)
-            .take(16)
-            .collect()
+        Digest::of(self.certificate.as_bytes()).to_string().chars().filter(char::is_ascii_hexdigit).take(16).collect()
     }
 }
 
@@ -254,6 +249,19 @@ pub fn check_request(request: &str) -> Result<(), CaError> {
         _ => false,
     };
     if strong { Ok(()) } else { Err(CaError::Request("its key is too weak or of a kind that is not taken".to_owned())) }
+}
+
+/// The digest of the public key in a certificate request.
+///
+/// # Errors
+/// It is none.
+pub fn key_of_request(request: &str) -> Result<Digest, CaError> {
+    use x509_parser::prelude::FromDer as _;
+    let refuse = |error: &dyn std::fmt::Display| CaError::Request(error.to_string());
+    let (_, pem) = x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|error| refuse(&error))?;
+    let (_, parsed) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
+        .map_err(|error| refuse(&error))?;
+    Ok(Digest::of(parsed.certification_request_info.subject_pki.raw))
 }
 
 /// From a little before `now` (clocks differ) for `seconds`.

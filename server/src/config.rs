@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rocks_advise::{Link, Rate, Span};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Certificates;
 use crate::output::{Exit, Output};
 
 /// What the variables of the environment begin with: `ROCKS_SERVER_LISTEN`.
@@ -31,6 +32,8 @@ struct Fragment {
     aws_frontend: Option<Ipv4Addr>,
     wan: Option<Wan>,
     aws_look_seconds: Option<u64>,
+    aws_identity_certificates: Option<BTreeMap<String, PathBuf>>,
+    aws_identity_check: Option<bool>,
 }
 
 /// A way as it is written: `100Mbit/s 180ms 0.1%`.
@@ -100,6 +103,10 @@ pub struct Config {
     pub wan: Option<Wan>,
     /// How often it is looked whether instances are terminated, so that their hosts expire.
     pub aws_look_seconds: u64,
+    /// AWS's certificates for RSA-2048 signatures of instance identity documents, by region. Without one no instance of a region enrols by what it is.
+    pub aws_identity_certificates: BTreeMap<String, PathBuf>,
+    /// Whether the cloud is asked, too, if such an instance is there.
+    pub aws_identity_check: bool,
     /// Where each value that is not built in is from.
     #[serde(skip)]
     sources: BTreeMap<String, String>,
@@ -150,6 +157,8 @@ impl Config {
             aws_frontend: None,
             wan: None,
             aws_look_seconds: 300,
+            aws_identity_certificates: BTreeMap::new(),
+            aws_identity_check: false,
             state,
             sources,
         };
@@ -187,6 +196,8 @@ impl Config {
             aws_frontend,
             wan,
             aws_look_seconds,
+            aws_identity_certificates,
+            aws_identity_check,
             sources,
             state: _,
         } = self;
@@ -214,7 +225,9 @@ impl Config {
             aws_endpoint = fragment.aws_endpoint.map(Some),
             aws_frontend = fragment.aws_frontend.map(Some),
             wan = fragment.wan.map(Some),
-            aws_look_seconds = fragment.aws_look_seconds.map(|seconds| seconds.max(1))
+            aws_look_seconds = fragment.aws_look_seconds.map(|seconds| seconds.max(1)),
+            aws_identity_certificates = fragment.aws_identity_certificates,
+            aws_identity_check = fragment.aws_identity_check
         );
     }
 
@@ -222,6 +235,22 @@ impl Config {
     #[must_use]
     pub fn link(&self) -> Link {
         self.wan.as_ref().map_or_else(|| rocks_advise::Site::default().link, |wan| wan.link)
+    }
+
+    /// AWS's certificates, read from their files.
+    ///
+    /// # Errors
+    /// A file that cannot be read or has none in it.
+    pub fn certificates(&self) -> Result<Certificates, ConfigError> {
+        let mut all = Certificates::default();
+        for (region, path) in &self.aws_identity_certificates {
+            let fail = |error: &dyn std::fmt::Display| {
+                ConfigError(format!("aws_identity_certificates: {}: {error}", path.display()))
+            };
+            let pem = fs::read(path).map_err(|error| fail(&error))?;
+            all.add(region, &pem).map_err(|error| fail(&error))?;
+        }
+        Ok(all)
     }
 
     /// What agents reach the frontend by, for a listener on `port`.
@@ -232,10 +261,17 @@ impl Config {
     }
 }
 
-/// What a variable says. Names and files are separated by commas.
+/// What a variable says. Names and files are separated by commas; those of regions are written as in `us-east-1=/path`.
 fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     let value = match key {
         "names" | "gpgkeys" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
+        "aws_identity_certificates" => {
+            let pair = |text: &str| {
+                let (region, path) = text.split_once('=').ok_or_else(|| format!("{text:?} is not REGION=FILE"))?;
+                Ok::<_, String>((region.trim().to_owned(), toml::Value::from(path.trim())))
+            };
+            toml::Value::Table(value.split(',').map(pair).collect::<Result<_, _>>()?)
+        }
         "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "wan" => value.into(),
         _ => value
             .parse::<i64>()
@@ -328,6 +364,10 @@ mod tests {
         fs::write(&file, "no = 1\n").expect("written");
         let set = [("ROCKS_SERVER_LISTEN", "nowhere"), ("ROCKS_SERVER_NO", "1"), ("ROCKS_SERVER_TOKEN_HOURS", "x")];
         let error = Config::of(None, Some(&file), environment(&set)).expect_err("bad").to_string();
+        let regions = [("ROCKS_SERVER_AWS_IDENTITY_CERTIFICATES", "us-east-1=/a.pem, eu-west-1=/b.pem")];
+        let config = Config::of(None, Some(Path::new("/dev/null")), environment(&regions)).expect("good");
+        assert_eq!(config.aws_identity_certificates["eu-west-1"], Path::new("/b.pem"));
+        assert!(config.certificates().expect_err("no such file").to_string().contains("/b.pem"));
         for part in ["c.toml", "ROCKS_SERVER_LISTEN", "ROCKS_SERVER_NO:", "ROCKS_SERVER_TOKEN_HOURS"] {
             assert!(error.contains(part), "{part}: {error}");
         }

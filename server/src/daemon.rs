@@ -150,6 +150,9 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let images = Arc::new(Images::open(&config.state)?);
     let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
     let (ending_sender, ending) = watch::channel(false);
+    let certificates = config.certificates()?;
+    let site = Frontend::new(store.clone(), service.clone(), config.clone(), images.clone(), authority.clone()).await?;
+    let provisions = Provisions::new(store.clone(), Arc::new(site), authority.fingerprint(), accounts(&config));
     let public = Arc::new(Public {
         store: store.clone(),
         authority: authority.clone(),
@@ -159,6 +162,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         mirror: MirrorRoot::of(&mirror),
         enrolling: Public::enrolments(),
+        certificates,
+        cloud: config.aws_identity_check.then(|| provisions.clone()),
         ending,
     });
     let (tls_sender, tls) = watch::channel(listen::tls(&authority, &config.names)?);
@@ -175,9 +180,6 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
     let copying = Arc::default();
-    let site = Frontend::new(store.clone(), service.clone(), config.clone(), images.clone(), authority.clone()).await?;
-    let tag = authority.fingerprint();
-    let provisions = Provisions::new(store.clone(), Arc::new(site), tag, accounts(&config));
     let paused = provisions.clone();
     let open = provisions.resume().await?;
     if open > 0 {

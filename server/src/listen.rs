@@ -32,11 +32,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::ca::{Authority, CaError, hex};
+use crate::ca::{Authority, CaError, Issued, hex};
 use crate::config::Config;
+use crate::enrol;
+use crate::identity::Certificates;
 use crate::kickstart::{Served, Service};
 use crate::metrics::Metrics;
 use crate::mirror::serve::{Body, MirrorRoot};
+use crate::provision::Provisions;
 use crate::store::{NewCertificate, Store, StoreError};
 
 /// How long a TLS handshake may take.
@@ -53,7 +56,7 @@ pub const DRAIN: Duration = Duration::from_secs(5);
 /// The header that names a request in logs and in answers.
 const REQUEST_ID: &str = "x-request-id";
 
-type Reply = Response<Full<Bytes>>;
+pub(crate) type Reply = Response<Full<Bytes>>;
 
 /// All that requests need.
 pub struct Public {
@@ -73,6 +76,10 @@ pub struct Public {
     pub mirror: MirrorRoot,
     /// Places for enrolments.
     pub enrolling: Semaphore,
+    /// AWS's certificates, for instances that nobody announced.
+    pub certificates: Certificates,
+    /// Who is asked whether such an instance is there, if somebody is.
+    pub cloud: Option<Arc<Provisions>>,
     /// Whether the frontend is ending: nobody is kept waiting then.
     pub ending: watch::Receiver<bool>,
 }
@@ -287,7 +294,7 @@ pub fn problem(status: StatusCode, code: &str, title: &str) -> Reply {
     response
 }
 
-fn internal(error: &dyn std::fmt::Display) -> Reply {
+pub(crate) fn internal(error: &dyn std::fmt::Display) -> Reply {
     tracing::error!("a request failed: {error}");
     problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the frontend could not do it; its log says why")
 }
@@ -424,30 +431,33 @@ async fn enrol(public: &Arc<Public>, request: Request<Incoming>) -> Reply {
         Err(reply) => return *reply,
     };
     // Only now: who sends slowly must not keep others out.
-    let Ok(_place) = public.enrolling.try_acquire() else {
+    let Ok(place) = public.enrolling.try_acquire() else {
         let mut reply = problem(StatusCode::TOO_MANY_REQUESTS, "busy", "too many enrolments at once");
         reply.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
         return reply;
     };
     let now = Timestamp::now();
-    let refused = || {
-        public.metrics.enrolments_refused.inc();
-        problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid")
+    let reply = match (&request.token, &request.identity) {
+        (Some(token), None) => by_token(public, token, &request, now).await,
+        (None, Some(shown)) => enrol::by_identity(public, shown, &request, now, place).await,
+        _ => problem(StatusCode::BAD_REQUEST, "bad-request", "either a join token or an instance identity is needed"),
     };
-    let hash = token_hash(&request.token);
-    let host = match public.store.knows_token(&hash, now.as_second()).await {
-        Err(error) => return internal(&error),
-        Ok(None) => return refused(),
-        Ok(Some(host)) => host,
-    };
-    // A certificate request that is none does not cost the token; and of several that have the same token one takes it.
-    let reply = give(public, &host, &request.csr, &request.facts, Some(&hash), now).await;
     match reply.status() {
         StatusCode::OK => public.metrics.enrolments.inc(),
         StatusCode::FORBIDDEN => public.metrics.enrolments_refused.inc(),
         _ => 0,
     };
     reply
+}
+
+async fn by_token(public: &Public, token: &JoinToken, request: &EnrolRequest, now: Timestamp) -> Reply {
+    let hash = token_hash(token);
+    match public.store.knows_token(&hash, now.as_second()).await {
+        Err(error) => internal(&error),
+        Ok(None) => problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid"),
+        // A certificate request that is none does not cost the token; and of several that have the same token one takes it.
+        Ok(Some(host)) => give(public, &host, &request.csr, &request.facts, Some(&hash), now).await,
+    }
 }
 
 async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>) -> Reply {
@@ -466,10 +476,9 @@ async fn give(
     token: Option<&Digest>,
     now: Timestamp,
 ) -> Reply {
-    let life = SignedDuration::from_hours(i64::from(public.config.certificate_hours));
-    let issued = match public.authority.client(host, csr, life, now) {
+    let issued = match issue(public, host, csr, now) {
         Ok(issued) => issued,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
+        Err(reply) => return *reply,
     };
     let certificate = NewCertificate { serial: &issued.serial, host, not_after: issued.not_after.as_second(), facts };
     match public.store.add_certificate(&certificate, token, now.as_second()).await {
@@ -480,6 +489,18 @@ async fn give(
         }
         Err(error) => return internal(&error),
     }
+    hand_over(public, host, issued)
+}
+
+/// Makes a certificate for `host`. It must be noted before it is handed over.
+pub(crate) fn issue(public: &Public, host: &HostName, csr: &str, now: Timestamp) -> Result<Issued, Box<Reply>> {
+    let life = SignedDuration::from_hours(i64::from(public.config.certificate_hours));
+    let issued = public.authority.client(host, csr, life, now);
+    issued.map_err(|error| Box::new(problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string())))
+}
+
+/// The answer that gives a certificate.
+pub(crate) fn hand_over(public: &Public, host: &HostName, issued: Issued) -> Reply {
     let answer = EnrolResponse {
         host: host.clone(),
         certificate: issued.certificate,

@@ -38,7 +38,7 @@ impl Metrics {
         registry.register("requests", "Requests answered", self.requests.clone());
         registry.register("kickstart_requests", "Requests for a kickstart", self.polls.clone());
         registry.register("enrolments", "Agents enrolled", self.enrolments.clone());
-        registry.register("enrolments_refused", "Join tokens refused", self.enrolments_refused.clone());
+        registry.register("enrolments_refused", "Enrolments refused", self.enrolments_refused.clone());
         registry.register("handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
         registry.register("reports", "Reports taken", self.reports.clone());
         registry.register(

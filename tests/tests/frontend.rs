@@ -73,7 +73,13 @@ impl Frontend {
         let json: Value =
             serde_json::from_str(&self.ok(&["-o", "json", "add", "host", host, "appliance=lite"])).expect("json");
         let text = |name: &str| json[name].as_str().expect("a text").to_owned();
-        Join { frontend: text("frontend"), token: JoinToken(text("token")), ca: text("ca") }
+        Join {
+            frontend: text("frontend"),
+            token: Some(JoinToken(text("token"))),
+            identity: None,
+            enrolment: None,
+            ca: text("ca"),
+        }
     }
 
     fn known(identity: &Identity, digest: Option<Digest>) -> Known {
@@ -105,7 +111,7 @@ async fn enrolment_kickstarts_waiting_and_revocation() {
     let join = frontend.join("lite-0-0");
 
     // Wrong, used and (in the store's own test) expired tokens are refused in one and the same way.
-    let wrong = Join { token: JoinToken("x".into()), ..join.clone() };
+    let wrong = Join { token: Some(JoinToken("x".into())), ..join.clone() };
     let wrong = code(&enrol(folder.path(), &wrong).await.expect_err("a wrong token"));
     let identity = enrol(folder.path(), &join).await.expect("enrolled");
     let used = code(&enrol(folder.path(), &join).await.expect_err("a used token"));

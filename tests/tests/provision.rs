@@ -35,8 +35,13 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
         return println!("skipped: {why}");
     }
     let cloud = Minicloud::start(Options { boot: true, ..Options::default() }).unwrap_or_else(|e| panic!("{e:#}"));
+    let certificate = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(certificate.path(), cloud.identity_certificate()).expect("written");
+    let certificates = format!("{}={}", cloud.config().region, certificate.path().display());
+    let more =
+        [("ROCKS_SERVER_AWS_IDENTITY_CERTIFICATES", &*certificates), ("ROCKS_SERVER_AWS_IDENTITY_CHECK", "true")];
     let mut world =
-        beside::beside(&cloud, &[], &mut |what| println!("{what}")).unwrap_or_else(|error| panic!("{error:#}"));
+        beside::beside(&cloud, &more, &mut |what| println!("{what}")).unwrap_or_else(|error| panic!("{error:#}"));
     rocks(&world, &["set", "appliance", "attr", "lite", "ec2_enable", "yes"]);
     rocks(&world, &["set", "appliance", "attr", "compute", "ec2_enable", "yes"]);
     let plan = rocks(&world, &["provision", "lite", "method=udt", "receiver=ami-0123456789abcdef0", "plan=yes"]);
@@ -109,6 +114,8 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
         println!("{} predicted {} took {} s", one["method"], one["predicted"], one["took"]);
     }
 
+    instances_of_a_template_enrol_by_what_they_are(&cloud, &world, &ami);
+
     // Nothing is there that nobody owns; and when they go, everything of theirs goes.
     assert_eq!(leaks(&world)["items"], json!([]));
     for name in [text(&more["name"]), "shipped", text(&first["name"])] {
@@ -119,4 +126,53 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     println!("{bill}");
     let hosts: Value = serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host"])).expect("json");
     assert_eq!(hosts["items"], json!([]), "hosts are left");
+}
+
+/// The instances of a group that is to have so many of a launch template, some of them ended before. The test is its Auto Scaling.
+fn group(cloud: &Minicloud, template: &str, size: usize, end: &[&str]) -> Vec<String> {
+    let body = json!({"group": "compute", "template": template, "size": size, "end": end});
+    let told = cloud.ask("POST", "scaling", &body).unwrap_or_else(|error| panic!("{error:#}"));
+    told["instances"].as_array().expect("a list").iter().map(|id| text(id).to_owned()).collect()
+}
+
+/// Waits until an instance is a host in one of these states.
+fn until(world: &World, host: &str, states: &[&str]) {
+    let there = || {
+        let Ok(said) = world.rocks(&["-o", "json", "list", "host", host]) else { return Ok(None) };
+        let all: Value = serde_json::from_str(&said)?;
+        Ok(all["items"][0]["state"].as_str().filter(|state| states.contains(state)).map(|_| ()))
+    };
+    wait_for(&format!("{host} to be {states:?}"), Duration::from_secs(120), there)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", world.frontend_log()));
+}
+
+fn instances_of_a_template_enrol_by_what_they_are(cloud: &Minicloud, world: &World, ami: &str) {
+    let image = format!("ami={ami}");
+    let made =
+        provision(world, &["compute", "method=lite", "as=template", "name=group", "type=t3.small", "count=3", &image]);
+    let template = text(&made["found"]["template"]).to_owned();
+    let ids = group(cloud, &template, 2, &[]);
+    for id in &ids {
+        until(world, id, &["converged"]);
+        let hosts: Value = serde_json::from_str(&rocks(world, &["-o", "json", "list", "host", id])).expect("json");
+        let host = &hosts["items"][0];
+        assert_eq!((&host["appliance"], &host["enrolment"]), (&json!("compute"), &json!("group")), "{host}");
+    }
+    // Whoever gets at the metadata service of an instance shows the same document, and is somebody else.
+    let replay = "mkdir -p /tmp/x/etc/rocks-agent && touch /tmp/x/etc/rocks-agent/on-ec2 && rocks-agent --root /tmp/x user-data && \
+                  rocks-agent --root /tmp/x enrol";
+    let body = json!({"instance": ids[1], "command": ["sh", "-c", replay]});
+    let told = cloud.ask("POST", "exec", &body).expect("it ran");
+    assert!(told["code"] != 0 && told.to_string().contains("the instance identity is not accepted"), "{told}");
+    // The group replaces one: its host expires, and the next is a host of its own.
+    let next = group(cloud, &template, 2, &[&ids[0]]);
+    let new = next.iter().find(|id| !ids.contains(id)).expect("a new one");
+    let gone = || Ok(world.rocks(&["list", "host", &ids[0]]).is_err().then_some(()));
+    wait_for("the host to expire", Duration::from_secs(60), gone).unwrap_or_else(|error| panic!("{error:#}"));
+    until(world, new, &["enrolled", "converging", "converged"]);
+    group(cloud, &template, 0, &[]);
+    let none = || Ok([&ids[1], new].iter().all(|id| world.rocks(&["list", "host", id]).is_err()).then_some(()));
+    wait_for("all hosts to expire", Duration::from_secs(60), none).unwrap_or_else(|error| panic!("{error:#}"));
+    rocks(world, &["cancel", "provision", "group", "--yes"]);
+    assert!(!rocks(world, &["list", "enrolment"]).contains("group"));
 }

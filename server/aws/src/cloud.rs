@@ -1,10 +1,10 @@
 //! The calls.
 
 use rocks_provision::cloud::{
-    Ami, Answer, Cloud, CloudError, Instance, Launch, NewSnapshot, NewVolume, Owned, Registration, Rule, Snapshot,
-    Subnet, Tags, Volume, Whose,
+    Ami, Answer, Cloud, CloudError, Instance, Launch, NewSnapshot, NewTemplate, NewVolume, Owned, Registration, Rule,
+    Snapshot, Subnet, Tags, Template, Volume, Whose,
 };
-use rocks_provision::ids::{AmiId, GroupId, InstanceId, SnapshotId, SubnetId, VolumeId};
+use rocks_provision::ids::{AmiId, GroupId, InstanceId, SnapshotId, SubnetId, TemplateId, VolumeId};
 
 use crate::client::Aws;
 use crate::error::failed;
@@ -61,6 +61,15 @@ impl Cloud for Aws {
 
     async fn terminate(&self, ids: &[InstanceId]) -> Answer<()> {
         self.end_instances(ids).await
+    }
+
+    async fn create_template(&self, new: &NewTemplate) -> Answer<Template> {
+        self.make_template(new).await
+    }
+
+    async fn delete_template(&self, id: &TemplateId) -> Answer<()> {
+        let deleted = self.ec2.delete_launch_template().launch_template_id(id.as_str()).send().await;
+        gone(deleted.map_err(|error| failed("ec2:DeleteLaunchTemplate", error)).map(drop))
     }
 
     async fn create_volume(&self, volume: &NewVolume) -> Answer<VolumeId> {

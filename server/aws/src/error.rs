@@ -131,7 +131,7 @@ pub fn classify(action: &'static str, code: &str, message: &str) -> CloudError {
     if code.ends_with(".NotFound") || code.ends_with("NotFoundException") || code == "InvalidAMIID.Unavailable" {
         return CloudError::Missing(with_code());
     }
-    if code.ends_with(".Duplicate") {
+    if code.ends_with(".Duplicate") || code.ends_with(".AlreadyExistsException") {
         return CloudError::Exists(with_code());
     }
     refused(said)

@@ -2,7 +2,7 @@
 //!
 //! - [`client`]: [`Aws`], which region and whose keys, and how long to wait for an answer. What may be asked again is not decided here but
 //!   in [`rocks_provision::retry`]: the SDK tries once.
-//! - [`cloud`]: each call. Long ones have rooms of their own: [`group`], [`instance`], [`volume`], [`snapshot`], [`image`], and
+//! - [`cloud`]: each call. Long ones have rooms of their own: [`group`], [`instance`], [`volume`], [`snapshot`], [`image`], [`template`], and
 //!   [`owned`], which finds what is ours.
 //! - [`error`]: what AWS's codes mean. Pure.
 //! - [`name`]: tokens, tags and filters. Pure.
@@ -16,6 +16,7 @@ mod instance;
 mod name;
 mod owned;
 mod snapshot;
+mod template;
 mod volume;
 
 pub use client::{Aws, Keys, Settings};

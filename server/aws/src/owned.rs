@@ -9,6 +9,8 @@ use crate::name::{filter, filters, purpose};
 
 /// How much AWS tells at a time.
 pub(crate) const PAGE: i32 = 500;
+/// How many launch templates: it has a limit of its own for these.
+const TEMPLATES: i32 = 200;
 
 /// Something with an id and tags; nothing if there is no sense in its id.
 fn one<T: std::str::FromStr>(id: Option<&str>, tags: &[Tag], resource: impl FnOnce(T) -> Resource) -> Option<Owned> {
@@ -24,6 +26,7 @@ impl Aws {
         all.extend(self.owned_volumes(whose).await?);
         all.extend(self.owned_snapshots(whose).await?);
         all.extend(self.owned_groups(whose).await?);
+        all.extend(self.owned_templates(whose).await?);
         Ok(all)
     }
 
@@ -65,5 +68,12 @@ impl Aws {
         let found = ask.into_paginator().page_size(PAGE).items().send().try_collect().await;
         let found = found.map_err(|error| failed("ec2:DescribeSecurityGroups", error))?;
         Ok(found.iter().filter_map(|it| one(it.group_id(), it.tags(), Resource::Group)).collect())
+    }
+
+    async fn owned_templates(&self, whose: Whose<'_>) -> Answer<Vec<Owned>> {
+        let ask = self.ec2.describe_launch_templates().set_filters(Some(filters(whose)));
+        let found = ask.into_paginator().page_size(TEMPLATES).items().send().try_collect().await;
+        let found = found.map_err(|error| failed("ec2:DescribeLaunchTemplates", error))?;
+        Ok(found.iter().filter_map(|it| one(it.launch_template_id(), it.tags(), Resource::Template)).collect())
     }
 }

@@ -5,8 +5,8 @@ mod common;
 use common::{Minicloud, SITE, parsed, tags};
 use rocks_aws::{Aws, Keys, Settings};
 use rocks_provision::cloud::{
-    BootMode, Cloud, CloudError, InstanceState, Launch, NewSnapshot, NewVolume, Registration, Rule, SnapshotState,
-    VolumeState, Whose,
+    BootMode, Cloud, CloudError, InstanceState, Launch, NewSnapshot, NewTemplate, NewVolume, Registration, Rule,
+    SnapshotState, VolumeState, Whose,
 };
 use rocks_provision::ids::{AmiId, InstanceId, SnapshotId, VolumeId};
 use std::time::Duration;
@@ -154,16 +154,41 @@ async fn what_is_said_twice_is_done_once() {
     for _ in 0..2 {
         aws.disallow(&group, &rule).await.expect("it holds no longer");
     }
+    // A launch template, also when its token is forgotten; and one of that name that is another provision's.
+    let mut template = NewTemplate {
+        token: "calls-1/template".to_owned(),
+        name: "rocks-calls-1".to_owned(),
+        image: image.clone(),
+        kind: "t3.medium".to_owned(),
+        subnet: Some(wanted.subnet.clone()),
+        groups: vec![group.clone()],
+        user_data: "who you are".to_owned(),
+        key: None,
+        spot: false,
+        root_device: "/dev/xvda".to_owned(),
+        encrypted: true,
+        kms_key: None,
+        tags: tags("calls-1", "template"),
+    };
+    let made = aws.create_template(&template).await.expect("a template");
+    assert_eq!(aws.create_template(&template).await, Ok(made.clone()));
+    template.token.push_str(".2");
+    assert_eq!(aws.create_template(&template).await, Ok(made.clone()));
+    let other = NewTemplate { token: "calls-2/template".to_owned(), tags: tags("calls-2", "template"), ..template };
+    assert!(matches!(aws.create_template(&other).await, Err(CloudError::Exists(_))));
     // All of it, and no root volume.
     let owned = aws.owned(Whose::Provision(SITE, &parsed("calls-1"))).await.expect("listed");
     let ids: Vec<String> = owned.iter().map(|one| one.resource.to_string()).collect();
-    let expected = [id.as_str(), image.as_str(), volume.as_str(), snapshot.as_str(), taken.as_str(), group.as_str()];
+    let lt = made.id.as_str();
+    let expected =
+        [id.as_str(), image.as_str(), volume.as_str(), snapshot.as_str(), taken.as_str(), group.as_str(), lt];
     assert_eq!(ids.len(), expected.len(), "{ids:?}");
     assert!(expected.iter().all(|one| ids.iter().any(|id| id == one)), "{ids:?}");
     // Its end, twice. Nothing that is gone is in the way of what is not.
     let strange: InstanceId = parsed("i-00000000000000bad");
     for _ in 0..2 {
         aws.terminate(&[strange.clone(), id.clone()]).await.expect("ended");
+        aws.delete_template(&made.id).await.expect("gone");
         aws.deregister(&image).await.expect("off the register");
         aws.delete_volume(&volume).await.expect("gone");
         aws.delete_snapshot(&snapshot).await.expect("gone");

@@ -46,6 +46,18 @@ async fn each_method_ends_with_what_was_asked_for_within_the_documented_policy()
         assert!(record.found.instances.values().all(|one| one.converged.is_some() && one.address.is_some()));
         records.push(record);
     }
+    // A launch template, for instances that others start.
+    let mut wanted = order(Method::Lite, 0, Some(&image));
+    wanted.template = true;
+    let (site, (_sender, mut cancel)) = (Pretender::default(), watch::channel(false));
+    let record = run(&aws, &site, begun("template-1", wanted), &mut cancel).await.expect("kept");
+    assert_eq!((&record.status, record.found.template.is_some()), (&Status::Done, true), "{record:#?}");
+    let account = site.lets_in.lock().expect("no panic").clone();
+    assert_eq!(
+        account.expect("they are let in").as_str(),
+        cloud.ask("GET", "state", "")["account"].as_str().expect("one")
+    );
+    records.push(record);
     // What is there is what the records keep, and nothing else.
     assert_eq!(leaks(&aws, SITE, &records).await.expect("listed"), Vec::<Owned>::new());
     assert_eq!(leaks(&aws, "other.example.org", &[]).await.expect("listed"), Vec::<Owned>::new());
@@ -54,6 +66,7 @@ async fn each_method_ends_with_what_was_asked_for_within_the_documented_policy()
     assert_eq!(count(|one| matches!(one, Resource::Instance(_))), 6);
     assert_eq!(count(|one| matches!(one, Resource::Ami(_) | Resource::Snapshot(_))), 6);
     assert_eq!(count(|one| matches!(one, Resource::Volume(_) | Resource::Group(_))), 0);
+    assert_eq!(count(|one| matches!(one, Resource::Template(_))), 1);
     assert!(owned.iter().all(|one| one.provision.is_some() && !one.role.is_empty()), "{owned:?}");
     // One that is forgotten leaks, and can be ended.
     let leaked = leaks(&aws, SITE, &records[1..]).await.expect("listed");

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, SubnetId, VolumeId};
+use crate::ids::{AccountId, AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, SubnetId, TemplateId, VolumeId};
 
 /// The tag that names the frontend whose things these are.
 pub const TAG_SITE: &str = "rocks:site";
@@ -175,6 +175,46 @@ pub struct Launch {
     pub tags: Tags,
 }
 
+/// A launch template to be made: what instances are launched with that somebody else launches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTemplate {
+    /// The token.
+    pub token: String,
+    /// Its name, which no other template of the account and region may have.
+    pub name: String,
+    /// Of what.
+    pub image: AmiId,
+    /// The instance type.
+    pub kind: String,
+    /// Where; none: whoever launches says it, as Auto Scaling groups do.
+    pub subnet: Option<SubnetId>,
+    /// Behind which security groups; none: the VPC's own.
+    pub groups: Vec<GroupId>,
+    /// What instances are told, all the same.
+    pub user_data: String,
+    /// The key pair for administrators, if any.
+    pub key: Option<String>,
+    /// Whether they are spot instances.
+    pub spot: bool,
+    /// The name of the image's root device.
+    pub root_device: String,
+    /// Whether their root volumes are encrypted.
+    pub encrypted: bool,
+    /// With which key; none: the account's own for EBS.
+    pub kms_key: Option<String>,
+    /// Whose it is. Its instances are whoever launches them: they do not have these.
+    pub tags: Tags,
+}
+
+/// A launch template that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its id.
+    pub id: TemplateId,
+    /// The account that it is in.
+    pub account: AccountId,
+}
+
 /// A volume to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVolume {
@@ -331,6 +371,8 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "id", rename_all = "snake_case")]
 pub enum Resource {
+    /// A launch template: the first to go, so that nobody launches of what goes next.
+    Template(TemplateId),
     /// An instance that is not terminated.
     Instance(InstanceId),
     /// A registered image.
@@ -346,6 +388,7 @@ pub enum Resource {
 impl std::fmt::Display for Resource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Template(id) => id.fmt(f),
             Self::Instance(id) => id.fmt(f),
             Self::Ami(id) => id.fmt(f),
             Self::Volume(id) => id.fmt(f),
@@ -396,6 +439,11 @@ pub trait Cloud: Send + Sync {
     fn instances(&self, ids: &[InstanceId]) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
     /// Ends instances; some may be gone already.
     fn terminate(&self, ids: &[InstanceId]) -> impl Future<Output = Answer<()>> + Send;
+
+    /// Makes a launch template.
+    fn create_template(&self, new: &NewTemplate) -> impl Future<Output = Answer<Template>> + Send;
+    /// Removes a launch template; it may be gone already.
+    fn delete_template(&self, id: &TemplateId) -> impl Future<Output = Answer<()>> + Send;
 
     /// Makes a volume.
     fn create_volume(&self, volume: &NewVolume) -> impl Future<Output = Answer<VolumeId>> + Send;

@@ -15,7 +15,7 @@ use rocks_common::ids::HostName;
 use tokio::sync::watch;
 
 use crate::cloud::{Cloud, CloudError};
-use crate::ids::VolumeId;
+use crate::ids::{AccountId, VolumeId};
 use crate::order::Order;
 use crate::plan::Step;
 use crate::record::{Failure, Record, Status, StepState};
@@ -84,11 +84,15 @@ pub trait Site: Send + Sync {
     fn blocks(&self, order: &Order) -> impl Future<Output = Result<Box<dyn Blocks>, SiteError>> + Send;
     /// What an instance is told that is to be `host`; the host is added if there is none. The same each time.
     fn member(&self, record: &Record, host: &HostName) -> impl Future<Output = Result<String, SiteError>> + Send;
+    /// What instances of a launch template are told, all the same: it names the rule that lets them in. The same each time.
+    fn template(&self, record: &Record) -> impl Future<Output = Result<String, SiteError>> + Send;
+    /// Lets instances of the record's launch template in, which are of `account`, as long as there is the provision. It may be so already.
+    fn let_in(&self, record: &Record, account: &AccountId) -> impl Future<Output = Result<(), SiteError>> + Send;
     /// Which of these hosts have reported that they are what they should be.
     fn converged(&self, hosts: &[HostName]) -> impl Future<Output = Result<Vec<HostName>, SiteError>> + Send;
     /// The receiver's host is needed no more.
     fn received(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
-    /// Forgets all hosts that were made for a provision.
+    /// Forgets all hosts that were made for a provision, and lets no more instances of its launch template in.
     fn forget(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
 }
 

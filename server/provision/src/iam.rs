@@ -6,15 +6,17 @@ use crate::cloud::TAG_SITE;
 use crate::plan::Step;
 
 /// Calls beside those of steps: undoing, and finding what is ours.
-const BESIDE: [&str; 12] = [
+const BESIDE: [&str; 14] = [
     "ec2:AuthorizeSecurityGroupIngress",
     "ec2:CreateTags",
+    "ec2:DeleteLaunchTemplate",
     "ec2:DeleteSecurityGroup",
     "ec2:DeleteSnapshot",
     "ec2:DeleteVolume",
     "ec2:DeregisterImage",
     "ec2:DescribeImages",
     "ec2:DescribeInstances",
+    "ec2:DescribeLaunchTemplates",
     "ec2:DescribeSecurityGroups",
     "ec2:DescribeSnapshots",
     "ec2:RevokeSecurityGroupIngress",
@@ -35,11 +37,12 @@ const BEHIND: [&str; 8] = [
 ];
 
 /// Calls that end or change something: only what has our tag.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "ebs:CompleteSnapshot",
     "ebs:PutSnapshotBlock",
     "ec2:AttachVolume",
     "ec2:AuthorizeSecurityGroupIngress",
+    "ec2:DeleteLaunchTemplate",
     "ec2:DeleteSecurityGroup",
     "ec2:DeleteSnapshot",
     "ec2:DeleteVolume",
@@ -71,7 +74,7 @@ fn parts() -> [Part; 6] {
             name: "TagOnlyWhatIsMade",
             has: |action| action == "ec2:CreateTags",
             condition: Some(
-                r#""StringEquals": { "ec2:CreateAction": ["CreateSecurityGroup", "CreateSnapshot", "CreateVolume", "RegisterImage", "RunInstances"] }"#
+                r#""StringEquals": { "ec2:CreateAction": ["CreateLaunchTemplate", "CreateSecurityGroup", "CreateSnapshot", "CreateVolume", "RegisterImage", "RunInstances"] }"#
                     .to_owned(),
             ),
         },

@@ -89,6 +89,54 @@ id_type! {
     /// A subnet of a VPC.
     SubnetId, "subnet", "subnet"
 }
+id_type! {
+    /// A launch template.
+    TemplateId, "launch template", "lt"
+}
+
+/// An AWS account: twelve digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AccountId(Box<str>);
+
+impl AccountId {
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AccountId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
+            return Ok(Self(text.into()));
+        }
+        Err(InvalidId { kind: "account", example: "123456789012", text: text.chars().take(60).collect() })
+    }
+}
+
+impl TryFrom<String> for AccountId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<AccountId> for String {
+    fn from(id: AccountId) -> Self {
+        id.0.into()
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// A provision's name: it stands in the tags of all that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -156,6 +204,7 @@ mod tests {
         }
         let error = "i-1".parse::<InstanceId>().expect_err("too short").to_string();
         assert_eq!(error, "`i-1` is no instance: it should look like i-0123456789abcdef0");
+        assert!("123456789012".parse::<AccountId>().is_ok() && "12345678901x".parse::<AccountId>().is_err());
         assert!("Compute".parse::<ProvisionId>().is_err() && "-x".parse::<ProvisionId>().is_err());
         assert_eq!("compute-1".parse::<ProvisionId>().expect("one").token("volume"), "compute-1/volume");
     }

@@ -85,6 +85,12 @@ pub struct Order {
     pub region: String,
     /// The instances' hosts; none: only the image is made.
     pub hosts: Vec<HostName>,
+    /// Whether a launch template is made in place of instances: somebody else launches them, and they enrol by what they are.
+    #[serde(default)]
+    pub template: bool,
+    /// How many living hosts there may be of that template; none: any number.
+    #[serde(default)]
+    pub most: Option<u32>,
     /// `x86_64` or `arm64`, as EC2 says it.
     pub architecture: String,
     /// The instances' type.
@@ -143,7 +149,10 @@ impl Order {
         if names.len() != self.hosts.len() {
             return Err("two instances would be the same host".to_owned());
         }
-        if self.hosts.is_empty() && self.shipment.is_none() {
+        if self.template && !self.hosts.is_empty() {
+            return Err("a launch template comes in place of instances".to_owned());
+        }
+        if self.hosts.is_empty() && self.shipment.is_none() && !self.template {
             return Err("there is nothing to do: no image is sent and no instance made".to_owned());
         }
         Ok(())

@@ -58,6 +58,8 @@ steps! {
     Seal = "seal",
     /// The snapshot becomes an image.
     Register = "register",
+    /// A launch template of it, for instances that somebody else starts, and a rule by which they enrol.
+    Template = "template",
     /// Instances are launched.
     Launch = "launch",
     /// They become what they should be.
@@ -89,6 +91,7 @@ impl Step {
             Self::Blocks => &["ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ec2:DescribeSnapshots"],
             Self::Seal => &["ebs:CompleteSnapshot", "ec2:DescribeSnapshots"],
             Self::Register => &["ec2:DescribeImages", "ec2:RegisterImage"],
+            Self::Template => &["ec2:DescribeImages", "ec2:CreateLaunchTemplate", "ec2:DescribeLaunchTemplates"],
         }
     }
 
@@ -111,6 +114,9 @@ impl Step {
             Self::Blocks => format!("write the blocks of image {image} into a snapshot"),
             Self::Seal => "complete the snapshot".to_owned(),
             Self::Register => "register an image of the snapshot".to_owned(),
+            Self::Template => {
+                format!("make a launch template ({}), and let its instances enrol as {}", order.kind, order.appliance)
+            }
             Self::Launch => format!("launch {} instances ({})", order.hosts.len(), order.kind),
             Self::Converge => format!("wait until they are {} appliances", order.appliance),
         }
@@ -164,6 +170,9 @@ pub fn plan(order: &Order) -> Vec<Planned> {
                 put(Step::Register, &[Step::Snapshot]);
             }
         }
+    }
+    if order.template {
+        put(Step::Template, if order.shipment.is_some() { &[Step::Register] } else { &[] });
     }
     if !order.hosts.is_empty() {
         put(Step::Launch, if order.shipment.is_some() { &[Step::Register] } else { &[] });

@@ -8,7 +8,7 @@ use rocks_common::ids::HostName;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::{InstanceState, Resource, Tags};
-use crate::ids::{AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, VolumeId};
+use crate::ids::{AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, TemplateId, VolumeId};
 use crate::order::Order;
 use crate::plan::{Planned, Step, plan};
 
@@ -109,6 +109,8 @@ pub struct Found {
     pub blocks: u32,
     /// The image.
     pub ami: Option<AmiId>,
+    /// The launch template.
+    pub template: Option<TemplateId>,
     /// The instances.
     #[serde(default)]
     pub instances: BTreeMap<HostName, Launched>,
@@ -189,12 +191,13 @@ impl Record {
         }
     }
 
-    /// What may stay when it has ended: the image and the instances.
+    /// What may stay when it has ended: the image, the launch template and the instances.
     #[must_use]
     pub fn keeps(&self, resource: &Resource) -> bool {
         match resource {
             _ if self.status.is_open() => true,
             _ if self.status != Status::Done => false,
+            Resource::Template(id) => self.found.template.as_ref() == Some(id),
             Resource::Ami(id) => self.found.ami.as_ref() == Some(id),
             Resource::Snapshot(id) => self.found.snapshot.as_ref() == Some(id),
             Resource::Instance(id) => self.found.instances.values().any(|one| one.id == *id),

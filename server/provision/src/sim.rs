@@ -12,11 +12,11 @@ use rocks_common::ids::HostName;
 use tokio::time::{Instant, sleep};
 
 use crate::cloud::{
-    Ami, Answer, Cloud, CloudError, Instance, InstanceState, Launch, NewSnapshot, NewVolume, Owned, Registration,
-    Resource, Rule, Snapshot, SnapshotState, Subnet, Tags, Volume, VolumeState, Whose,
+    Ami, Answer, Cloud, CloudError, Instance, InstanceState, Launch, NewSnapshot, NewTemplate, NewVolume, Owned,
+    Registration, Resource, Rule, Snapshot, SnapshotState, Subnet, Tags, Template, Volume, VolumeState, Whose,
 };
 use crate::engine::{Blocks, Shipped, Site, SiteError};
-use crate::ids::{AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, SubnetId, VolumeId};
+use crate::ids::{AccountId, AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, SubnetId, TemplateId, VolumeId};
 use crate::order::Order;
 use crate::record::Record;
 
@@ -55,6 +55,7 @@ enum Kind {
     Snapshot { whole: Option<Instant>, blocks: BTreeSet<u32> },
     Ami { name: String, snapshot: String },
     Group { name: String, rules: Vec<Rule> },
+    Template { name: String, image: String, user_data: String },
 }
 
 /// What goes wrong.
@@ -329,6 +330,33 @@ impl Cloud for Sim {
         .await
     }
 
+    async fn create_template(&self, new: &NewTemplate) -> Answer<Template> {
+        self.call("ec2:CreateLaunchTemplate", |state| {
+            let is_other = |thing: &Thing| match &thing.state {
+                Kind::Template { name, .. } => *name == new.name && thing.token.as_ref() != Some(&new.token),
+                _ => false,
+            };
+            if state.things.values().any(is_other) {
+                return Err(CloudError::Exists("InvalidLaunchTemplateName.AlreadyExistsException".to_owned()));
+            }
+            let (name, image, user_data) = (new.name.clone(), new.image.to_string(), new.user_data.clone());
+            let kind = Kind::Template { name, image, user_data };
+            let id = parsed(&state.make("lt", Some(&new.token), &new.tags, kind));
+            Ok(Template { id, account: parsed("123456789012") })
+        })
+        .await
+    }
+
+    async fn delete_template(&self, id: &TemplateId) -> Answer<()> {
+        self.call("ec2:DeleteLaunchTemplate", |state| {
+            if let Ok(thing) = state.get(id.as_str()) {
+                thing.gone = Some(Instant::now());
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn create_volume(&self, new: &NewVolume) -> Answer<VolumeId> {
         self.call("ec2:CreateVolume", |state| {
             let kind = Kind::Volume { attached: None, written: false };
@@ -540,6 +568,7 @@ impl Cloud for Sim {
                     continue;
                 }
                 let resource = match thing.state {
+                    Kind::Template { .. } => Resource::Template(parsed(&id)),
                     Kind::Instance { .. } => Resource::Instance(parsed(&id)),
                     Kind::Volume { .. } => Resource::Volume(parsed(&id)),
                     Kind::Snapshot { .. } => Resource::Snapshot(parsed(&id)),
@@ -561,6 +590,8 @@ pub(crate) struct SimSite<'s> {
     pub(crate) kept: Mutex<Option<Record>>,
     pub(crate) hosts: Mutex<BTreeSet<String>>,
     pub(crate) ships: Mutex<u32>,
+    /// Templates whose instances are let in.
+    pub(crate) lets_in: Mutex<BTreeSet<TemplateId>>,
     /// Hosts that never become what they should be.
     pub(crate) never: Vec<HostName>,
     pub(crate) store_is_full: std::sync::atomic::AtomicBool,
@@ -575,6 +606,7 @@ impl<'s> SimSite<'s> {
             kept: Mutex::default(),
             hosts: Mutex::default(),
             ships: Mutex::default(),
+            lets_in: Mutex::default(),
             never: Vec::new(),
             store_is_full: false.into(),
             keeps: 0.into(),
@@ -653,6 +685,22 @@ impl Site for SimSite<'_> {
         Ok(format!("{}/{host}", record.id))
     }
 
+    async fn template(&self, record: &Record) -> Result<String, SiteError> {
+        Ok(format!("enrol as {}", record.id))
+    }
+
+    async fn let_in(&self, record: &Record, _: &AccountId) -> Result<(), SiteError> {
+        let template = record.found.template.clone().expect("a template");
+        let state = self.cloud.state();
+        let known = state.things.get(template.as_str()).map(|thing| &thing.state);
+        let ami = record.found.ami.as_ref().expect("an image");
+        let is_ours = matches!(known, Some(Kind::Template { image, user_data, .. })
+            if image == ami.as_str() && *user_data == format!("enrol as {}", record.id));
+        assert!(is_ours, "{known:?}");
+        self.lets_in.lock().expect("no panic").insert(template);
+        Ok(())
+    }
+
     async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {
         let state = self.cloud.state();
         let runs = |host: &HostName| {
@@ -676,6 +724,7 @@ impl Site for SimSite<'_> {
 
     async fn forget(&self, _: &Record) -> Result<(), SiteError> {
         self.hosts.lock().expect("no panic").clear();
+        self.lets_in.lock().expect("no panic").clear();
         Ok(())
     }
 }

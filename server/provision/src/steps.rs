@@ -46,7 +46,7 @@ const RECEIVER: &str = "receiver";
 const IMAGE: &str = "image";
 
 /// Something that an earlier step should have left.
-fn lacks(what: &str) -> StepError {
+pub(crate) fn lacks(what: &str) -> StepError {
     StepError::Site(SiteError { what: format!("the record has no {what}"), hint: None })
 }
 
@@ -66,6 +66,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
             Step::Blocks => self.blocks().await,
             Step::Seal => self.seal().await,
             Step::Register => self.register().await,
+            Step::Template => self.template().await,
             Step::Launch => self.launch().await,
             Step::Converge => self.converge().await,
         }
@@ -119,7 +120,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
     }
 
     /// An image. One that we registered a moment ago may not be known everywhere yet; another one that is missing stays so.
-    async fn image_of(&self, id: &AmiId, wait: Wait) -> Result<Ami, StepError> {
+    pub(crate) async fn image_of(&self, id: &AmiId, wait: Wait) -> Result<Ami, StepError> {
         let image = insist(wait, || async {
             let ami = self.cloud.ami(id).await?;
             ami.ok_or_else(|| CloudError::Missing(format!("there is no image {id}")))

@@ -36,6 +36,8 @@ fn order(method: Method, count: u32) -> Order {
         shipment: (!is_there).then_some(shipment),
         region: "us-east-1".to_owned(),
         hosts: (0..count).map(host).collect(),
+        template: false,
+        most: None,
         architecture: "x86_64".to_owned(),
         kind: "m7i.large".to_owned(),
         receiver_kind: "t3.medium".to_owned(),
@@ -77,6 +79,7 @@ fn stray(cloud: &Sim, record: &Record) -> Vec<String> {
         let resource = match id.split('-').next() {
             Some("i") => Resource::Instance(id.parse().expect("an id")),
             Some("ami") => Resource::Ami(id.parse().expect("an id")),
+            Some("lt") => Resource::Template(id.parse().expect("an id")),
             Some("vol") => Resource::Volume(id.parse().expect("an id")),
             Some("snap") => Resource::Snapshot(id.parse().expect("an id")),
             _ => Resource::Group(id.parse().expect("an id")),
@@ -256,6 +259,72 @@ fn nothing_more_is_done_when_the_record_cannot_be_kept() {
         run(&cloud, &site, begun(Method::Udt, 1), &mut never()).await.expect_err("it cannot be kept");
         assert_eq!(cloud.alive(), Vec::<String>::new());
     });
+}
+
+fn template(method: Method) -> Record {
+    let order = Order { template: true, ..order(method, 0) };
+    assert_eq!(order.check(), Ok(()));
+    Record::new(provision("compute-1"), "site-1".to_owned(), order, Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn a_template_comes_in_place_of_instances_and_goes_with_what_lets_them_in() {
+    let bad = Order { template: true, ..order(Method::Lite, 1) };
+    assert!(bad.check().is_err());
+    for (method, things) in [(Method::Lite, 1), (Method::Ebs, 3), (Method::Udt, 3)] {
+        test(async {
+            let cloud = Sim::new(13, Faults::default());
+            let site = SimSite::new(&cloud);
+            let record = run(&cloud, &site, template(method), &mut never()).await.expect("kept");
+            assert_eq!(record.status, Status::Done, "{record:#?}");
+            assert!(record.found.template.is_some() && record.found.instances.is_empty());
+            assert_eq!(site.lets_in.lock().expect("no panic").len(), 1);
+            assert_eq!((cloud.alive().len(), stray(&cloud, &record)), (things, Vec::<String>::new()));
+            assert!(cloud.called().is_subset(&crate::iam::actions()), "{:?}", cloud.called());
+            // Cancelled: all of it goes, and nobody is let in.
+            let record = Record { status: Status::Ending { why: None }, ..record };
+            let record = run(&cloud, &site, record, &mut never()).await.expect("kept");
+            assert_eq!((record.status, cloud.alive()), (Status::Cancelled, Vec::<String>::new()));
+            assert!(site.lets_in.lock().expect("no panic").is_empty());
+        });
+    }
+}
+
+#[test]
+fn a_template_is_made_once_however_often_the_frontend_is_killed() {
+    for seed in 0..60 {
+        test(async {
+            let cloud = Sim::new(seed, Faults { before: 60, after: 60, ..Faults::default() });
+            let site = SimSite::new(&cloud);
+            let mut dice = Dice::new(seed + 5000);
+            site.keep(&template(Method::Lite)).await.expect("kept");
+            let mut kills = 0;
+            let record = loop {
+                let record = site.kept().expect("a record");
+                if !record.status.is_open() {
+                    break record;
+                }
+                kills += 1;
+                let life = if kills < 8 { dice.below(2000) } else { 86_400_000 };
+                let mut nobody = never();
+                tokio::select! {
+                    ended = run(&cloud, &site, record, &mut nobody) => { ended.expect("kept"); }
+                    () = sleep(Duration::from_millis(life)) => {}
+                }
+            };
+            assert_eq!((record.status.clone(), cloud.alive().len()), (Status::Done, 1), "seed {seed}");
+            assert_eq!(stray(&cloud, &record), Vec::<String>::new(), "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn a_record_from_before_there_were_templates_is_read() {
+    let mut value = serde_json::to_value(begun(Method::Lite, 1)).expect("written");
+    for (part, key) in [("order", "template"), ("order", "most"), ("found", "template")] {
+        value[part].as_object_mut().expect("an object").remove(key).expect("it is there");
+    }
+    assert_eq!(serde_json::from_value::<Record>(value).expect("read"), begun(Method::Lite, 1));
 }
 
 #[test]

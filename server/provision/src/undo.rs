@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 /// Removes one thing if it can be removed now. Gives false if it cannot yet.
 async fn remove<C: Cloud>(cloud: &C, resource: &Resource) -> Answer<bool> {
     let result = match resource {
+        Resource::Template(id) => insist(Wait::Nothing, || cloud.delete_template(id)).await,
         Resource::Instance(id) => insist(Wait::Nothing, || cloud.terminate(std::slice::from_ref(id))).await,
         Resource::Ami(id) => insist(Wait::Nothing, || cloud.deregister(id)).await,
         Resource::Snapshot(id) => insist(Wait::Nothing, || cloud.delete_snapshot(id)).await,
@@ -40,7 +41,7 @@ async fn remove<C: Cloud>(cloud: &C, resource: &Resource) -> Answer<bool> {
     }
 }
 
-/// Removes these things and waits until they are gone. What is removed first lets the next go: instances, images, volumes, snapshots, groups.
+/// Removes these things and waits until they are gone. What is removed first lets the next go: launch templates, instances, images, volumes, snapshots, groups.
 async fn remove_all<C: Cloud>(
     cloud: &C,
     whose: Whose<'_>,

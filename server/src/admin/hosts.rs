@@ -15,7 +15,7 @@ use super::Admin;
 use super::problem::{Answer, Asked, Failure, Input, Named, answer, done};
 use crate::kickstart::{Served, Slot};
 use crate::listen::make_token;
-use crate::store::{Appliance, Host, StoreError};
+use crate::store::{Appliance, Enrolled, Host, StoreError};
 
 pub(super) async fn appliances(State(admin): State<Admin>) -> Answer {
     answer(&admin.store.appliances().await?)
@@ -48,6 +48,9 @@ pub(super) struct HostView {
     last_seen: Option<Timestamp>,
     /// What its agent runs on.
     agent: Option<String>,
+    /// The instance that it is, if that enrolled by what EC2 says of it.
+    #[serde(flatten)]
+    instance: Option<Enrolled>,
 }
 
 /// Where a host is on its way:
@@ -74,7 +77,13 @@ fn state_of(host: &Host, served: Option<&Served>, is_stale: bool) -> &'static st
     }
 }
 
-fn view(host: Host, slot: &std::sync::Arc<Slot>, now: Timestamp, stale_minutes: u32) -> HostView {
+fn view(
+    host: Host,
+    instance: Option<Enrolled>,
+    slot: &std::sync::Arc<Slot>,
+    now: Timestamp,
+    stale_minutes: u32,
+) -> HostView {
     let served = slot.served();
     let now = now.as_second();
     let last_seen = slot.seen(now).or(host.last.map(|last| last.received)).or(host.enrolled);
@@ -87,17 +96,18 @@ fn view(host: Host, slot: &std::sync::Arc<Slot>, now: Timestamp, stale_minutes: 
         last_report: time(host.last.map(|last| last.received)),
         last_seen: time(last_seen),
         agent: host.facts.as_ref().map(|facts| facts.agent.clone()),
+        instance,
         host,
     }
 }
 
 pub(super) async fn views(admin: &Admin) -> Result<Vec<HostView>, StoreError> {
     let (now, minutes) = (Timestamp::now(), admin.config.stale_minutes);
-    let hosts = admin.store.hosts().await?;
+    let (hosts, mut enrolled) = (admin.store.hosts().await?, admin.store.enrolled().await?);
     Ok(hosts
         .into_iter()
-        .map(|host| (admin.service.slot(&host.name), host))
-        .map(|(slot, host)| view(host, &slot, now, minutes))
+        .map(|host| (admin.service.slot(&host.name), enrolled.remove(&host.name), host))
+        .map(|(slot, instance, host)| view(host, instance, &slot, now, minutes))
         .collect())
 }
 

@@ -6,6 +6,7 @@ mod advice;
 mod attributes;
 mod builds;
 mod distro;
+mod enrolments;
 mod hosts;
 mod images;
 mod problem;
@@ -94,6 +95,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/provisions/{name}", get(provisions::show).delete(provisions::forget))
         .route("/provisions/{name}/cancel", post(provisions::cancel))
         .route("/advice", post(advice::provision))
+        .route("/enrolments", get(enrolments::list).post(enrolments::add))
+        .route("/enrolments/{name}", delete(enrolments::remove))
         .route("/leaks", get(provisions::leaks).delete(provisions::end_leaks))
         .route("/health", get(health));
     Router::new()
@@ -150,6 +153,14 @@ async fn health(State(admin): State<Admin>) -> problem::Answer {
     if free < 1 << 30 {
         let message = format!("{} MiB are free for the frontend's state", free >> 20);
         find("disk-nearly-full", if free < 64 << 20 { "error" } else { "warning" }, message, "make room");
+    }
+    let mut regions: Vec<String> = admin.store.enrolments().await?.into_iter().map(|rule| rule.region).collect();
+    regions.dedup();
+    for region in regions.iter().filter(|region| !admin.config.aws_identity_certificates.contains_key(*region)) {
+        let message = format!(
+            "an enrolment is for {region}, and no certificate is there that its instances' identity is verified with"
+        );
+        find("no-identity-certificate", "error", message, provisions::CERTIFICATE);
     }
     let enabled = admin.service.folders().await?;
     if !enabled.is_empty() && !admin.mirror.is_published() {

@@ -19,6 +19,8 @@ use super::problem::{Answer, Asked, Failure, Input, Named, answer, done};
 use crate::images::Origin;
 use crate::provision::ProvisionError;
 
+/// How instances of a region can enrol by what they are.
+pub(super) const CERTIFICATE: &str = "put the certificate that AWS publishes for RSA-2048 signatures there into a file, and name it in aws_identity_certificates";
 /// The port that receivers listen at when nobody says otherwise.
 const PORT: u16 = 8444;
 
@@ -44,9 +46,11 @@ impl From<ProvisionError> for Failure {
 pub(super) struct ProvisionOrder {
     appliance: ApplianceName,
     method: Method,
-    /// How many instances; 0 makes the image alone.
-    #[serde(default = "one")]
-    count: u32,
+    /// How many instances, one if nobody says; 0 makes the image alone. Of a template: how many living hosts there may be.
+    count: Option<u32>,
+    /// What is made in place of instances.
+    #[serde(rename = "as")]
+    form: Option<Form>,
     /// The provision's name; none: the appliance's with the first number that is free.
     name: Option<ProvisionId>,
     region: Option<String>,
@@ -83,8 +87,12 @@ pub(super) struct ProvisionOrder {
     plan: bool,
 }
 
-const fn one() -> u32 {
-    1
+/// What can be made in place of instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Form {
+    /// A launch template.
+    Template,
 }
 
 impl ProvisionOrder {
@@ -136,8 +144,12 @@ impl ProvisionOrder {
                 return Err(Failure::bad("no-address", title).hint("say from=ADDRESS, or set aws_frontend"));
             }
         };
+        let template = self.form == Some(Form::Template);
+        let count = if template { 0 } else { self.count.unwrap_or(1) };
         Ok(Order {
-            hosts: free_hosts(admin, &self.appliance, self.count).await?,
+            hosts: free_hosts(admin, &self.appliance, count).await?,
+            template,
+            most: self.count.filter(|_| template),
             appliance: self.appliance,
             method: self.method,
             ami: self.ami,
@@ -195,7 +207,16 @@ fn view(admin: &Admin, record: &Record) -> Value {
     });
     value["progress"] = json!(admin.provisions.doing(&record.id));
     value["instances"] = json!(format!("{converged}/{}", record.order.hosts.len()));
+    if record.order.template {
+        value["enrolment"] = json!(record.id);
+    }
     value
+}
+
+/// Instances of a region could not enrol by what they are.
+fn no_certificate(region: &str) -> Failure {
+    let title = format!("there is no certificate that identity documents of {region} are verified with");
+    Failure::new(StatusCode::CONFLICT, "no-identity-certificate", title).hint(CERTIFICATE)
 }
 
 pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<ProvisionOrder>) -> Answer {
@@ -205,6 +226,9 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Provi
     if !admin.store.appliances().await?.iter().any(|one| one.name == order.appliance) {
         let kind = "appliance";
         return Err(crate::store::StoreError::Missing { kind, name: order.appliance.to_string() }.into());
+    }
+    if order.template && !admin.config.aws_identity_certificates.contains_key(&order.region) {
+        return Err(no_certificate(&order.region));
     }
     if only_plan {
         let steps: Vec<Value> = plan(&order)

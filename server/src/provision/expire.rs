@@ -1,4 +1,4 @@
-//! Hosts of instances that somebody ended: they expire.
+//! Hosts of instances that somebody ended: they expire, whether a provision launched them or they enrolled by what they are.
 //!
 //! Only what the cloud says is terminated counts, which it says for about an hour. An instance that it does not know may be another account's, or the
 //! keys another's: its host stays.
@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rocks_common::ids::HostName;
 use rocks_provision::cloud::InstanceState;
 use rocks_provision::ids::InstanceId;
@@ -41,11 +42,7 @@ impl Provisions {
         }
         let mut gone = BTreeSet::new();
         for (region, ids) in regions {
-            let account = self.account(&region).await?;
-            for ids in ids.chunks(AT_ONCE) {
-                let seen = account.instances(ids).await?;
-                gone.extend(seen.into_iter().filter(|one| one.state == InstanceState::Terminated).map(|one| one.id));
-            }
+            gone.extend(self.terminated(&region, &ids).await?);
         }
         if gone.is_empty() {
             return Ok(Vec::new());
@@ -69,13 +66,60 @@ impl Provisions {
         Ok(expired)
     }
 
+    /// Which of these instances are terminated.
+    async fn terminated(&self, region: &str, ids: &[InstanceId]) -> Result<BTreeSet<InstanceId>, ProvisionError> {
+        let account = self.account(region).await?;
+        let mut gone = BTreeSet::new();
+        for ids in ids.chunks(AT_ONCE) {
+            let seen = account.instances(ids).await?;
+            gone.extend(seen.into_iter().filter(|one| one.state == InstanceState::Terminated).map(|one| one.id));
+        }
+        Ok(gone)
+    }
+
+    /// Looks at the instances that enrolled by what they are, and removes the hosts of those that are terminated. Gives these.
+    ///
+    /// # Errors
+    /// The store's or the cloud's.
+    pub async fn expire_enrolled(&self) -> Result<Vec<HostName>, ProvisionError> {
+        let mut regions: BTreeMap<String, BTreeMap<InstanceId, HostName>> = BTreeMap::new();
+        for (host, one) in self.store.enrolled().await? {
+            regions.entry(one.region).or_default().insert(one.instance, host);
+        }
+        let mut expired = Vec::new();
+        for (region, hosts) in regions {
+            let ids: Vec<InstanceId> = hosts.keys().cloned().collect();
+            let gone = match self.terminated(&region, &ids).await {
+                Ok(gone) => gone,
+                Err(ProvisionError::NoCloud) => return Err(ProvisionError::NoCloud),
+                // Instances elsewhere are not looked at less for that.
+                Err(error) => {
+                    tracing::warn!("instances in {region} cannot be looked at: {error}");
+                    continue;
+                }
+            };
+            for (id, host) in hosts.into_iter().filter(|(id, _)| gone.contains(id)) {
+                match self.store.remove_hosts(std::slice::from_ref(&host)).await {
+                    Ok(()) | Err(StoreError::Missing { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                self.store.end_instance(&id, Timestamp::now().as_second()).await?;
+                tracing::info!(%host, "its instance was terminated: it is a host no more");
+                expired.push(host);
+            }
+        }
+        Ok(expired)
+    }
+
     /// Does so again and again.
     pub async fn expire_always(&self, every: Duration) {
         loop {
             tokio::time::sleep(every).await;
-            match self.expire().await {
-                Ok(_) | Err(ProvisionError::NoCloud) => {}
-                Err(error) => tracing::warn!("instances cannot be looked at: {error}"),
+            for looked in [self.expire().await, self.expire_enrolled().await] {
+                match looked {
+                    Ok(_) | Err(ProvisionError::NoCloud) => {}
+                    Err(error) => tracing::warn!("instances cannot be looked at: {error}"),
+                }
             }
         }
     }
@@ -83,7 +127,6 @@ impl Provisions {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use rocks_provision::record::Launched;
 
     use super::*;

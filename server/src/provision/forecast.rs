@@ -211,6 +211,8 @@ pub(super) mod tests {
             shipment: Some(shipment),
             region: "us-east-1".to_owned(),
             hosts: (0..4).map(|n| format!("lite-0-{n}").parse().unwrap()).collect(),
+            template: false,
+            most: None,
             architecture: "x86_64".to_owned(),
             kind: "m7i.large".to_owned(),
             receiver_kind: "t3.medium".to_owned(),

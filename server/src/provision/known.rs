@@ -153,6 +153,12 @@ impl Frontend {
 
     /// What an order asks.
     async fn ask(&self, order: &Order) -> Result<Ask, Unknown> {
+        if order.template && order.shipment.is_none() {
+            return Err(unknown(
+                "a launch template takes no time",
+                "predicted is what its instances would take without it",
+            ));
+        }
         let sent = match (&order.shipment, &order.ami) {
             (Some(shipment), _) => Some(shipment.image.clone()),
             (None, Some(ami)) => self.image_of(ami).await?,

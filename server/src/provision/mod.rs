@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use rocks_provision::cloud::{Owned, Resource};
+use rocks_provision::cloud::{Instance, Owned, Resource};
 use rocks_provision::engine::SiteError;
-use rocks_provision::ids::ProvisionId;
+use rocks_provision::ids::{InstanceId, ProvisionId};
 use rocks_provision::order::Order;
 use rocks_provision::record::{Record, Status};
 use tokio::sync::watch;
@@ -90,6 +90,15 @@ impl Provisions {
     async fn account(&self, region: &str) -> Result<Arc<dyn Account>, ProvisionError> {
         let accounts = self.accounts.as_ref().ok_or(ProvisionError::NoCloud)?;
         Ok(accounts(region.to_owned()).await?)
+    }
+
+    /// An instance as the cloud knows it now; nothing if it does not.
+    ///
+    /// # Errors
+    /// The cloud's.
+    pub async fn instance(&self, region: &str, id: &InstanceId) -> Result<Option<Instance>, ProvisionError> {
+        let account = self.account(region).await?;
+        Ok(account.instances(std::slice::from_ref(id)).await?.pop())
     }
 
     /// Goes on with what an earlier frontend left open.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use jiff::Timestamp;
-use rocks_common::ids::{HostName, ImageName};
+use rocks_common::ids::{EnrolmentName, HostName, ImageName};
 use rocks_common::wire::{JoinToken, Outcome};
 use rocks_provision::engine::{Blocks, Shipped, Site, SiteError};
-use rocks_provision::ids::{ProvisionId, VolumeId};
+use rocks_provision::ids::{AccountId, ProvisionId, VolumeId};
 use rocks_provision::order::Order;
 use rocks_provision::record::{Record, Status};
 use rocks_ship::shipment::Progress;
@@ -20,6 +20,7 @@ use super::blocks::Changed;
 use super::userdata::{Job, user_data};
 use crate::ca::Authority;
 use crate::config::Config;
+use crate::identity::{AGE, Rule};
 use crate::images::Images;
 use crate::images::make::{self, EndWith};
 use crate::kickstart::Service;
@@ -61,6 +62,14 @@ pub fn rpm_arch(architecture: &str) -> &str {
 /// Never for a provision's name.
 pub fn receiver_of(id: &ProvisionId) -> Result<HostName, SiteError> {
     format!("receiver-{id}").parse().map_err(|error| failed(&error))
+}
+
+/// The rule that lets instances of a provision's launch template in.
+///
+/// # Errors
+/// Never for a provision's name.
+pub fn enrolment_of(id: &ProvisionId) -> Result<EnrolmentName, SiteError> {
+    id.as_str().parse().map_err(|error| failed(&error))
 }
 
 impl Frontend {
@@ -137,9 +146,13 @@ impl Frontend {
         if !is_known && !is_taken {
             self.store.add_token(host, &hash, now + hours * 3600, now).await.map_err(|error| failed(&error))?;
         }
-        let ca = std::fs::read_to_string(self.config.state.join("ca/ca.pem")).map_err(|error| failed(&error))?;
+        let ca = self.ca()?;
         let frontend = &self.service.frontend_url;
         Ok(format!("frontend = {frontend:?}\ntoken = {:?}\nca = \"\"\"\n{ca}\"\"\"\n", token.0))
+    }
+
+    fn ca(&self) -> Result<String, SiteError> {
+        std::fs::read_to_string(self.config.state.join("ca/ca.pem")).map_err(|error| failed(&error))
     }
 
     /// Waits until the receiver has said that what it received is fitted to the cloud.
@@ -264,6 +277,33 @@ impl Site for Frontend {
         Ok(user_data(&self.join(record, host, launch).await?, None))
     }
 
+    async fn template(&self, record: &Record) -> Result<String, SiteError> {
+        let ca = self.ca()?;
+        let (frontend, rule) = (&self.service.frontend_url, enrolment_of(&record.id)?);
+        let join =
+            format!("frontend = {frontend:?}\nidentity = \"ec2\"\nenrolment = \"{rule}\"\nca = \"\"\"\n{ca}\"\"\"\n");
+        Ok(user_data(&join, None))
+    }
+
+    async fn let_in(&self, record: &Record, account: &AccountId) -> Result<(), SiteError> {
+        let image = record.found.ami.clone().ok_or_else(|| failed(&"there is no image"))?;
+        let rule = Rule {
+            name: enrolment_of(&record.id)?,
+            appliance: record.order.appliance.clone(),
+            account: account.clone(),
+            region: record.order.region.clone(),
+            images: vec![image],
+            age_seconds: AGE,
+            count: record.order.most,
+            provision: Some(record.id.clone()),
+        };
+        let known = self.store.enrolments().await.map_err(|error| failed(&error))?;
+        if known.contains(&rule) {
+            return Ok(());
+        }
+        self.store.add_enrolment(&rule).await.map_err(|error| failed(&error))
+    }
+
     async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {
         let mut there = Vec::new();
         for host in hosts {
@@ -284,6 +324,13 @@ impl Site for Frontend {
 
     async fn forget(&self, record: &Record) -> Result<(), SiteError> {
         self.remove(&[receiver_of(&record.id)?]).await?;
+        let rules = self.store.enrolments().await.map_err(|error| failed(&error))?;
+        for rule in rules.iter().filter(|rule| rule.provision.as_ref() == Some(&record.id)) {
+            match self.store.remove_enrolment(&rule.name).await {
+                Ok(()) | Err(StoreError::Missing { .. }) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
         // A host that was removed by hand may be another provision's by now.
         let all = self.store.provisions().await.map_err(|error| failed(&error))?;
         let others =

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::context::{Context, Done};
 use super::spec::{Flag, Spec, Words};
-use super::{attributes, builds, distro, hosts, images, objects, provisions, report, show};
+use super::{attributes, builds, distro, enrolments, hosts, images, objects, provisions, report, show};
 
 /// One command.
 pub(super) struct Entry {
@@ -36,6 +36,21 @@ pub(super) static COMMANDS: &[Entry] = &[
         keys =
             &[("node", "the node to begin at (default: the appliance's name)"), ("membership", "what people call it")],
         example = "rocks add appliance compute membership=\"Compute\""
+    ),
+    spec!(
+        ["add", "enrolment"],
+        ("NAME", 1, 1),
+        "Let instances become hosts that nobody announced, by what EC2 says of them",
+        enrolments::add,
+        keys = &[
+            ("appliance", "what they become (needed)"),
+            ("account", "the AWS account that they are of (needed)"),
+            ("ami", "the images that they are made of, separated by commas (needed)"),
+            ("region", "where they are (default: the configuration's)"),
+            ("age", "how long after its launch an instance may enrol (default: 15m)"),
+            ("count", "how many living hosts there may be (default: any number)")
+        ],
+        example = "rocks add enrolment web appliance=compute account=123456789012 ami=ami-0123456789abcdef0 count=20"
     ),
     spec!(
         ["add", "host"],
@@ -202,6 +217,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         flags = &[Flag::ShowSecrets]
     ),
     spec!(["list", "distro"], ("", 0, 0), "List what the distribution is made of", distro::list),
+    spec!(
+        ["list", "enrolment"],
+        ("[NAME ...]", 0, MANY),
+        "List which instances may become hosts that nobody announced, and how many did",
+        enrolments::list,
+        words = Words::Enrolment
+    ),
     spec!(["list", "graph"], ("", 0, 0), "List the edges of the configuration graph", show::edges),
     spec!(
         ["list", "host"],
@@ -284,6 +306,10 @@ pub(super) static COMMANDS: &[Entry] = &[
                 "udt (default): ship an image to a receiver; lite: instances of an image that is there converge; ebs: blocks into a snapshot"
             ),
             ("count", "how many instances (default: 1; 0: the image alone)"),
+            (
+                "as",
+                "template: a launch template for an Auto Scaling group, in place of instances; `count` is then how many living hosts there may be"
+            ),
             ("plan", "yes: only say what would be done"),
             ("name", "the provision's name (default: the appliance's and a number)"),
             ("region", "the region (default: the configuration's)"),
@@ -333,6 +359,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         "Publish the RPMs of a folder no longer (from the next `create distro` on)",
         distro::remove_folder,
         words = Words::Path
+    ),
+    spec!(
+        ["remove", "enrolment"],
+        ("NAME", 1, 1),
+        "Let instances in no more by this rule; hosts that it let in stay",
+        enrolments::remove,
+        words = Words::Enrolment
     ),
     spec!(
         ["remove", "host"],
@@ -507,7 +540,7 @@ pub(super) static COMMANDS: &[Entry] = &[
 /// What all commands under a verb do.
 fn about(verb: &str) -> &'static str {
     match verb {
-        "add" => "Add an appliance, a host, an image, a roll",
+        "add" => "Add an appliance, an enrolment, a host, an image, a roll",
         "create" => "Make the distribution, copy an upstream repository",
         "disable" | "enable" => "Switch a roll",
         "trust" | "distrust" => "Decide whether a roll's code may run on the frontend",

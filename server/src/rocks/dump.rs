@@ -32,6 +32,19 @@ pub(super) fn dump(c: &Context<'_>) -> Done {
             out.push_str(&format!("rocks trust roll {}\n", q(&r["name"])));
         }
     }
+    for e in c.rows("/api/v1/enrolments", &[])? {
+        let images: Vec<&str> = e["images"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let most = if e["count"].is_null() { String::new() } else { format!(" count={}", e["count"]) };
+        out.push_str(&format!(
+            "rocks add enrolment {} appliance={} account={} region={} ami={} age={}s{most}\n",
+            q(&e["name"]),
+            q(&e["appliance"]),
+            q(&e["account"]),
+            q(&e["region"]),
+            q(&Value::from(images.join(","))),
+            e["age_seconds"]
+        ));
+    }
     for h in c.rows("/api/v1/hosts", &[])? {
         out.push_str(&format!(
             "rocks add host {} appliance={} arch={} os={} rack={} rank={} > /dev/null\n",

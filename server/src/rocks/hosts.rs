@@ -52,6 +52,8 @@ pub(super) fn list(c: &Context<'_>) -> Done {
             ("RACK", "rack"),
             ("RANK", "rank"),
             ("AGENT", "agent"),
+            ("INSTANCE", "instance"),
+            ("ENROLMENT", "enrolment"),
         ],
     )
 }

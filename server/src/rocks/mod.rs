@@ -9,6 +9,7 @@ mod completions;
 mod context;
 mod distro;
 mod dump;
+mod enrolments;
 mod hosts;
 mod images;
 mod objects;

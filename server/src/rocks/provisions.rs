@@ -27,7 +27,8 @@ pub(super) fn provision(c: &Context<'_>) -> Done {
     body.insert("appliance".to_owned(), json!(c.names[0]));
     body.insert("method".to_owned(), json!(c.key("method").unwrap_or("udt")));
     for name in [
-        "name", "region", "ami", "image", "boot", "receiver", "parent", "base", "arch", "type", "subnet", "key", "from",
+        "name", "region", "ami", "image", "boot", "receiver", "parent", "base", "arch", "type", "subnet", "key",
+        "from", "as",
     ] {
         if let Some(value) = c.key(name) {
             body.insert(name.to_owned(), json!(value));
@@ -149,6 +150,9 @@ fn ended(record: &Value) -> String {
     if let Some(ami) = found["ami"].as_str().filter(|_| record["status"] == "done") {
         out.push_str(&format!("image {ami}\n"));
     }
+    if let Some(template) = found["template"].as_str().filter(|_| record["status"] == "done") {
+        out.push_str(&format!("launch template {template}, whose instances enrol by {}\n", text(&record["enrolment"])));
+    }
     for (host, one) in found["instances"].as_object().into_iter().flatten() {
         let converged = if one["converged"].is_null() { "not converged" } else { "converged" };
         let address = one["address"].as_str().unwrap_or("-");
@@ -164,6 +168,7 @@ pub(super) fn list(c: &Context<'_>) -> Done {
         row["method"] = row["order"]["method"].clone();
         row["region"] = row["order"]["region"].clone();
         row["ami"] = row["found"]["ami"].clone();
+        row["template"] = row["found"]["template"].clone();
         if row["doing"] == "" {
             row["doing"] =
                 row["why"]["what"].as_str().or(row["trouble"].as_str()).map_or(Value::Null, |why| json!(why));
@@ -180,7 +185,7 @@ pub(super) fn list(c: &Context<'_>) -> Done {
             ("BEGAN", "began"),
             ("DOING", "doing"),
         ],
-        &[("REGION", "region"), ("IMAGE", "ami"), ("PROGRESS", "progress")],
+        &[("REGION", "region"), ("IMAGE", "ami"), ("TEMPLATE", "template"), ("PROGRESS", "progress")],
     )
 }
 

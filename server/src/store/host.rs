@@ -86,13 +86,18 @@ impl Store {
     /// Removes an appliance that no host has.
     ///
     /// # Errors
-    /// There is none, or a host has it.
+    /// There is none, or a host or an enrolment has it.
     pub async fn remove_appliance(&self, appliance: &ApplianceName) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
         let used = sqlx::query("select name from host where appliance = ? limit 1").bind(appliance.as_str());
         if let Some(row) = used.fetch_optional(&mut *work).await? {
             let host: String = row.get(0);
             return Err(StoreError::Conflict(format!("host `{host}` is of appliance `{appliance}`")));
+        }
+        let used = sqlx::query("select name from enrolment where appliance = ? limit 1").bind(appliance.as_str());
+        if let Some(row) = used.fetch_optional(&mut *work).await? {
+            let rule: String = row.get(0);
+            return Err(StoreError::Conflict(format!("enrolment `{rule}` is for appliance `{appliance}`")));
         }
         let done = sqlx::query("delete from appliance where name = ?").bind(appliance.as_str());
         some(done.execute(&mut *work).await?.rows_affected(), "appliance", appliance.as_str())?;

@@ -2,7 +2,7 @@
 
 use rocks_common::ids::{Digest, HostName};
 use rocks_common::wire::Facts;
-use sqlx::Row as _;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::{Store, StoreError, name, some};
 
@@ -17,6 +17,22 @@ pub struct NewCertificate<'c> {
     pub not_after: i64,
     /// What the agent told of the machine.
     pub facts: &'c Facts,
+}
+
+impl NewCertificate<'_> {
+    /// Takes note of it in a change that is under way.
+    pub(super) async fn note(&self, work: &mut SqliteConnection, now: i64) -> Result<(), StoreError> {
+        let host = self.host.as_str();
+        let json = serde_json::to_string(self.facts).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let sql = "update host set facts = ?, enrolled = coalesce(enrolled, ?) where name = ?";
+        let done = sqlx::query(sql).bind(json).bind(now).bind(host).execute(&mut *work).await?;
+        some(done.rows_affected(), "host", host)?;
+        let sql = "insert into certificate (serial, host, not_after, revoked) values (?, ?, ?, 0)";
+        sqlx::query(sql).bind(self.serial).bind(host).bind(self.not_after).execute(&mut *work).await?;
+        let sql = "delete from certificate where not_after < ?";
+        sqlx::query(sql).bind(now - 86_400).execute(&mut *work).await?;
+        Ok(())
+    }
 }
 
 impl Store {
@@ -54,21 +70,13 @@ impl Store {
         token: Option<&Digest>,
         now: i64,
     ) -> Result<(), StoreError> {
-        let host = new.host.as_str();
-        let json = serde_json::to_string(new.facts).map_err(|error| StoreError::Invalid(error.to_string()))?;
         let mut work = self.pool.begin().await?;
         if let Some(token) = token {
             let query = sqlx::query("delete from token where hash = ? and host = ? and expires >= ?");
-            let done = query.bind(token.to_string()).bind(host).bind(now).execute(&mut *work).await?;
+            let done = query.bind(token.to_string()).bind(new.host.as_str()).bind(now).execute(&mut *work).await?;
             some(done.rows_affected(), "token", "")?;
         }
-        let sql = "update host set facts = ?, enrolled = coalesce(enrolled, ?) where name = ?";
-        let done = sqlx::query(sql).bind(json).bind(now).bind(host).execute(&mut *work).await?;
-        some(done.rows_affected(), "host", host)?;
-        let sql = "insert into certificate (serial, host, not_after, revoked) values (?, ?, ?, 0)";
-        sqlx::query(sql).bind(new.serial).bind(host).bind(new.not_after).execute(&mut *work).await?;
-        let sql = "delete from certificate where not_after < ?";
-        sqlx::query(sql).bind(now - 86_400).execute(&mut *work).await?;
+        new.note(&mut work, now).await?;
         work.commit().await?;
         Ok(())
     }

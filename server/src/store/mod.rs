@@ -1,8 +1,9 @@
-//! What the frontend remembers: appliances, hosts, attributes, rolls, tokens, certificates, reports.
+//! What the frontend remembers: appliances, hosts, attributes, rolls, tokens, enrolments, certificates, reports.
 //!
 //! SQLite through sqlx; the statements are plain enough for PostgreSQL. Whatever can change a kickstart moves [`Store::changes`].
 
 mod attribute;
+mod enrolment;
 mod host;
 mod identity;
 mod provision;
@@ -20,6 +21,7 @@ use sqlx::{Row, SqlitePool};
 use tokio::sync::watch;
 
 pub use attribute::{MASK, Owner, Setting, attributes_of};
+pub use enrolment::{Enrolled, NewInstance};
 pub use host::{Appliance, Host, LastReport};
 pub use identity::NewCertificate;
 pub use roll::{Roll, Upstream, Versions};

@@ -152,3 +152,78 @@ async fn hosts_are_removed_all_or_none_and_certificates_go_to_hosts_that_are_the
     store.remove_hosts(&[a]).await.expect("removed");
     assert_eq!(store.revoked().await.expect("read"), ["01"]);
 }
+
+fn rule(name: &str, count: Option<u32>) -> crate::identity::Rule {
+    crate::identity::Rule {
+        name: name.parse().expect("a name"),
+        appliance: "lite".parse().expect("a name"),
+        account: "123456789012".parse().expect("an account"),
+        region: "us-east-1".to_owned(),
+        images: vec!["ami-00000000000000001".parse().expect("an id"), "ami-00000000000000002".parse().expect("an id")],
+        age_seconds: 900,
+        count,
+        provision: Some("lite-1".parse().expect("a name")),
+    }
+}
+
+fn document(instance: &str) -> crate::identity::Document {
+    let json = serde_json::json!({"accountId": "123456789012", "region": "us-east-1", "imageId": "ami-00000000000000001",
+        "instanceId": instance, "pendingTime": "2026-01-01T00:00:00Z"});
+    serde_json::from_value(json).expect("a document")
+}
+
+#[tokio::test]
+async fn an_instance_enrols_once_and_a_rule_has_no_more_hosts_than_it_may() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    let missing = crate::identity::Rule { appliance: "nope".parse().expect("a name"), ..rule("a", None) };
+    assert!(matches!(store.add_enrolment(&missing).await, Err(StoreError::Missing { kind: "appliance", .. })));
+    store.add_enrolment(&rule("web", Some(2))).await.expect("added");
+    assert!(matches!(store.add_enrolment(&rule("web", None)).await, Err(StoreError::Conflict(_))));
+    assert_eq!(store.enrolments().await.expect("read"), [rule("web", Some(2))]);
+    assert!(matches!(store.remove_appliance(&"lite".parse().expect("name")).await, Err(StoreError::Conflict(_))));
+    let (facts, keys) = (rocks_common::wire::Facts::default(), [Digest::of(b"1"), Digest::of(b"2")]);
+    let web: rocks_common::ids::EnrolmentName = "web".parse().expect("a name");
+    let serial = std::sync::atomic::AtomicU32::new(0);
+    let enrol = async |id: &str, key: usize| {
+        let (document, host) = (document(id), id.parse().expect("a name"));
+        let serial = serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
+        let certificate = NewCertificate { serial: &serial, host: &host, not_after: 1000, facts: &facts };
+        let new = NewInstance { document: &document, rule: &web, key: &keys[key], arch: "x86_64" };
+        store.enrol_instance(&new, &certificate, 100).await
+    };
+    // The same instance from several sides at once: with one key it is the same that asks again, with another it is somebody else.
+    let changes = store.changes();
+    let both = futures_util::future::join(enrol("i-00000000000000001", 0), enrol("i-00000000000000001", 1)).await;
+    assert!(both.0.is_ok() && matches!(both.1, Err(StoreError::Conflict(_))), "{both:?}");
+    assert!(changes.has_changed().expect("open"));
+    enrol("i-00000000000000001", 0).await.expect("it did not hear the answer");
+    let made = store.host(&"i-00000000000000001".parse().expect("a name")).await.expect("a host");
+    assert_eq!((made.appliance.as_str(), made.enrolled), ("lite", Some(100)));
+    // A name that is taken, and a third where there may be two. Neither leaves anything.
+    store.add_host(&host("i-00000000000000002", "lite")).await.expect("added");
+    assert!(matches!(enrol("i-00000000000000002", 0).await, Err(StoreError::Conflict(_))));
+    enrol("i-00000000000000003", 0).await.expect("the second");
+    let full = enrol("i-00000000000000004", 0).await.expect_err("there are two").to_string();
+    assert_eq!(full, "enrolment `web` has 2 living hosts already");
+    let there = store.enrolled().await.expect("read");
+    assert_eq!((there.len(), there.values().all(|one| one.enrolment == web)), (2, true));
+    // One whose host was removed is out, and makes room for others.
+    store.remove_hosts(&["i-00000000000000003".parse().expect("name")]).await.expect("removed");
+    assert!(matches!(enrol("i-00000000000000003", 0).await, Err(StoreError::Conflict(_))));
+    enrol("i-00000000000000004", 0).await.expect("there is room");
+    // Without the rule nobody new comes in, and those who are in stay.
+    store.remove_enrolment(&web).await.expect("removed");
+    assert!(matches!(enrol("i-00000000000000005", 0).await, Err(StoreError::Missing { kind: "enrolment", .. })));
+    assert_eq!(store.enrolled().await.expect("read").len(), 2);
+    // What is terminated is remembered for as long as a document of it could be shown.
+    store.remove_hosts(&["i-00000000000000001".parse().expect("name")]).await.expect("removed");
+    let (first, third): (rocks_provision::ids::InstanceId, rocks_provision::ids::InstanceId) =
+        ("i-00000000000000001".parse().expect("an id"), "i-00000000000000003".parse().expect("an id"));
+    store.add_enrolment(&rule("web", None)).await.expect("added");
+    store.end_instance(&first, 200).await.expect("noted");
+    assert!(matches!(enrol("i-00000000000000001", 0).await, Err(StoreError::Conflict(_))));
+    store.end_instance(&third, 200 + 3 * 86_400).await.expect("noted");
+    enrol("i-00000000000000001", 0).await.expect("it is forgotten");
+    assert!(matches!(enrol("i-00000000000000003", 0).await, Err(StoreError::Conflict(_))));
+}

@@ -234,6 +234,11 @@ impl Minicloud {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The configuration that it was started with.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -246,7 +251,7 @@ impl Minicloud {
         self.shared.identity.certificate()
     }
 
-    /// What `/_minicloud/<path>` answers: `calls`, `faults`, `state`, `bill`, `keys`, `capacity`, `interruptions`, `images`, `exec`, `wan`.
+    /// What `/_minicloud/<path>` answers: `calls`, `faults`, `state`, `bill`, `keys`, `capacity`, `interruptions`, `scaling`, `images`, `exec`, `wan`.
     ///
     /// # Errors
     /// What the answer says.

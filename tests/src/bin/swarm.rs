@@ -97,7 +97,13 @@ async fn run(agents: usize) -> Result<()> {
         let answer =
             admin.call("POST", "/api/v1/hosts", json!({"name": format!("s-{i}"), "appliance": "lite"})).await?;
         let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-        joins.push(Join { frontend: text("frontend"), token: JoinToken(text("token")), ca: text("ca") });
+        joins.push(Join {
+            frontend: text("frontend"),
+            token: Some(JoinToken(text("token"))),
+            identity: None,
+            enrolment: None,
+            ca: text("ca"),
+        });
     }
     row("hosts added, a second", format!("{:.0}", agents as f64 / clock.elapsed().as_secs_f64()));
     admin.call("POST", "/api/v1/sync", json!({})).await?;

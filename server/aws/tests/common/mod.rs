@@ -14,7 +14,7 @@ use rocks_aws::{Aws, Keys, Settings};
 use rocks_common::ids::HostName;
 use rocks_provision::cloud::{BootMode, Tags};
 use rocks_provision::engine::{Blocks, Shipped, Site, SiteError};
-use rocks_provision::ids::{AmiId, ProvisionId, VolumeId};
+use rocks_provision::ids::{AccountId, AmiId, ProvisionId, VolumeId};
 use rocks_provision::order::{Method, Order, Shipment};
 use rocks_provision::record::Record;
 use serde_json::Value;
@@ -171,6 +171,8 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         ami: ami.filter(|_| is_there).cloned(),
         shipment: (!is_there).then_some(shipment),
         hosts: (0..count).map(|number| parsed(&format!("compute-0-{number}"))).collect(),
+        template: false,
+        most: None,
         architecture: "x86_64".to_owned(),
         region: "us-east-1".to_owned(),
         kind: "m5.large".to_owned(),
@@ -198,6 +200,8 @@ pub(crate) fn begun(id: &str, order: Order) -> Record {
 pub(crate) struct Pretender {
     /// The record as it was kept last.
     pub(crate) kept: Mutex<Option<Record>>,
+    /// The account whose instances are let in.
+    pub(crate) lets_in: Mutex<Option<AccountId>>,
     /// The shipment never ends.
     pub(crate) ships_for_ever: AtomicBool,
 }
@@ -253,6 +257,16 @@ impl Site for Pretender {
 
     async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
         Ok(format!("{}/{host}", record.id))
+    }
+
+    async fn template(&self, record: &Record) -> Result<String, SiteError> {
+        Ok(format!("enrol by {}", record.id))
+    }
+
+    async fn let_in(&self, record: &Record, account: &AccountId) -> Result<(), SiteError> {
+        assert!(record.found.template.is_some());
+        *self.lets_in.lock().expect("no panic") = Some(account.clone());
+        Ok(())
     }
 
     async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {

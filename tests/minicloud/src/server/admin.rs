@@ -101,6 +101,7 @@ pub(crate) fn act(shared: &Shared, method: &str, path: &str, query: &str, body: 
             })
         }
         ("POST", "interruptions") => interrupt(shared, body),
+        ("POST", "scaling") => super::scaling::scale(shared, &read(body)?).map_err(wrong),
         ("POST", "images") => add_image(shared, body),
         ("POST", "exec") => exec(shared, body),
         ("POST", "wan") => change_wan(shared, body),

@@ -6,6 +6,7 @@ mod ec2;
 mod faults;
 mod gate;
 mod journal;
+mod scaling;
 mod seed;
 mod throttle;
 
