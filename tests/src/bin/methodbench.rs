@@ -49,6 +49,8 @@ struct Run {
     phases: [f64; 3],
     wan_bytes: f64,
     dollars: f64,
+    /// Seconds that were predicted beforehand, and those that the prediction is held against; nothing when too little was known.
+    predicted: Option<(f64, f64)>,
 }
 
 fn main() -> Result<()> {
@@ -101,6 +103,7 @@ fn one(cloud: &Minicloud, world: &World, book: &PriceBook, method: &str, count: 
     let words = [format!("method={method}"), format!("count={count}"), format!("type={KIND}")];
     let words: Vec<&str> = std::iter::once(APPLIANCE).chain(words.iter().chain(&given).map(String::as_str)).collect();
     let bill = || cloud.ask("GET", "bill", &Value::Null);
+    let known = accuracy(world)?.len();
     let before = bill()?;
     let (record, took) = provision(world, &words)?;
     let after = bill()?;
@@ -115,11 +118,20 @@ fn one(cloud: &Minicloud, world: &World, book: &PriceBook, method: &str, count: 
             .map(|(_, bytes)| bytes)
             .sum(),
         dollars: dollars(&before, &after, book)?,
+        predicted: accuracy(world)?.get(known).copied(),
     };
     // The next one has the cloud, and the machine, for itself.
     world.rocks(&["cancel", "provision", record["name"].as_str().context("no name")?, "--yes"])?;
     std::thread::sleep(Duration::from_secs(5));
     Ok(run)
+}
+
+/// What was predicted so far, and what it took.
+fn accuracy(world: &World) -> Result<Vec<(f64, f64)>> {
+    let advice = world.rocks(&["-o", "json", "advise", "provision", APPLIANCE, "image-bytes=1GiB"])?;
+    let advice: Value = serde_json::from_str(&advice)?;
+    let all = advice["accuracy"].as_array().into_iter().flatten();
+    Ok(all.filter_map(|one| Some((one["predicted"].as_f64()?, one["took"].as_f64()?))).collect())
 }
 
 /// By how much each number in a part of the bill has grown.
@@ -181,13 +193,16 @@ fn dollars(before: &Value, after: &Value, book: &PriceBook) -> Result<f64> {
 
 fn table(runs: &[Run]) -> String {
     let mut out = String::from(
-        "| method | instances | time | build | bring | launch and converge | WAN | cost until converged |\n|---|---|---|---|---|---|---|---|\n",
+        "| method | instances | time | predicted | build | bring | launch and converge | WAN | cost until converged |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for run in runs {
         let [build, bring, launch] = run.phases;
+        let predicted = run.predicted.map_or("-".to_owned(), |(predicted, took)| {
+            format!("{predicted:.1} s ({:+.0} %)", (predicted / took - 1.0) * 100.0)
+        });
         let _ = writeln!(
             out,
-            "| `{}` | {} | {:.1} s | {build:.1} s | {bring:.1} s | {launch:.1} s | {:.1} MB | {:.4} $ |",
+            "| `{}` | {} | {:.1} s | {predicted} | {build:.1} s | {bring:.1} s | {launch:.1} s | {:.1} MB | {:.4} $ |",
             run.method,
             run.count,
             run.whole,
