@@ -31,6 +31,11 @@ struct Fragment {
     aws_endpoint: Option<String>,
     aws_frontend: Option<Ipv4Addr>,
     aws_bucket: Option<BucketName>,
+    aws_import_role: Option<String>,
+    bundle_account: Option<String>,
+    bundle_certificate: Option<PathBuf>,
+    bundle_key: Option<PathBuf>,
+    bundle_ec2_certificate: Option<PathBuf>,
     wan: Option<Wan>,
     aws_look_seconds: Option<u64>,
 }
@@ -100,6 +105,21 @@ pub struct Config {
     /// The bucket that objects are put into; none: one of the frontend's own, in each region.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_bucket: Option<BucketName>,
+    /// The role by which EC2 reads disks in that bucket; none: `vmimport`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws_import_role: Option<String>,
+    /// The account that bundles belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_account: Option<String>,
+    /// Its certificate (PEM).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_certificate: Option<PathBuf>,
+    /// Its private key (PEM), which signs bundles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_key: Option<PathBuf>,
+    /// EC2's certificate (PEM), for which they are encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_ec2_certificate: Option<PathBuf>,
     /// The way to the cloud, as predictions take it: rate, round trip and, if it has any, loss: `100Mbit/s 180ms 0.1%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wan: Option<Wan>,
@@ -154,6 +174,11 @@ impl Config {
             aws_endpoint: None,
             aws_frontend: None,
             aws_bucket: None,
+            aws_import_role: None,
+            bundle_account: None,
+            bundle_certificate: None,
+            bundle_key: None,
+            bundle_ec2_certificate: None,
             wan: None,
             aws_look_seconds: 300,
             state,
@@ -192,6 +217,11 @@ impl Config {
             aws_endpoint,
             aws_frontend,
             aws_bucket,
+            aws_import_role,
+            bundle_account,
+            bundle_certificate,
+            bundle_key,
+            bundle_ec2_certificate,
             wan,
             aws_look_seconds,
             sources,
@@ -221,6 +251,11 @@ impl Config {
             aws_endpoint = fragment.aws_endpoint.map(Some),
             aws_frontend = fragment.aws_frontend.map(Some),
             aws_bucket = fragment.aws_bucket.map(Some),
+            aws_import_role = fragment.aws_import_role.map(Some),
+            bundle_account = fragment.bundle_account.map(Some),
+            bundle_certificate = fragment.bundle_certificate.map(Some),
+            bundle_key = fragment.bundle_key.map(Some),
+            bundle_ec2_certificate = fragment.bundle_ec2_certificate.map(Some),
             wan = fragment.wan.map(Some),
             aws_look_seconds = fragment.aws_look_seconds.map(|seconds| seconds.max(1))
         );
@@ -252,7 +287,10 @@ impl Config {
 fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     let value = match key {
         "names" | "gpgkeys" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
-        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "aws_bucket" | "wan" => value.into(),
+        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "aws_bucket" | "aws_import_role" | "wan" => {
+            value.into()
+        }
+        "bundle_account" | "bundle_certificate" | "bundle_key" | "bundle_ec2_certificate" => value.into(),
         _ => value
             .parse::<i64>()
             .map(toml::Value::Integer)

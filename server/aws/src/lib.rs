@@ -2,7 +2,7 @@
 //!
 //! - [`client`]: [`Aws`], which region and whose keys, and how long to wait for an answer. What may be asked again is not decided here but
 //!   in [`rocks_provision::retry`]: the SDK tries once.
-//! - [`cloud`]: each call. Long ones have rooms of their own: [`group`], [`instance`], [`volume`], [`snapshot`], [`image`], and
+//! - [`cloud`]: each call. Long ones have rooms of their own: [`group`], [`instance`], [`volume`], [`snapshot`], [`import`], [`image`], and
 //!   [`owned`], which finds what is ours. [`objects`] are those of S3.
 //! - [`error`]: what AWS's codes mean. Pure.
 //! - [`name`]: tokens, tags and filters. Pure.
@@ -12,6 +12,7 @@ mod cloud;
 mod error;
 mod group;
 mod image;
+mod import;
 mod instance;
 mod name;
 mod objects;

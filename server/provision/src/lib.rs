@@ -6,11 +6,12 @@
 //! - [`order`]: what an administrator asks for.
 //! - [`plan`]: the steps of each method, as values: they can be printed before anything is paid for. Pure.
 //! - [`record`]: how far a provision is. It is kept after every change, so that a frontend that was killed goes on from there.
-//! - [`engine`]: carries a record out, as far as it is not; [`steps`] are its hands. What is there already is found by token, name or tag.
+//! - [`engine`]: carries a record out, as far as it is not; [`steps`] are its hands, [`bundle`] for what goes through S3. What is there already is found by token, name or tag.
 //! - [`undo`]: ends what a provision began, by its tags alone, and finds what nobody owns.
 //! - [`retry`]: what may be tried again, and when.
 //! - [`iam`]: the least that the frontend must be allowed to do.
 
+mod bundle;
 pub mod cloud;
 pub mod engine;
 pub mod iam;
