@@ -4,11 +4,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Minicloud, Pretender, SITE, begun, bucket, order};
+use common::parts::{Parts, a_disk};
+use common::{Minicloud, Pretender, SITE, begun, bucket, order, parsed, tags};
 use rocks_aws::Aws;
-use rocks_provision::cloud::Owned;
-use rocks_provision::engine::{Site as _, run};
+use rocks_provision::cloud::{Cloud as _, Import, NewImport, Owned, Resource, Whose};
+use rocks_provision::engine::{Pieces as _, Site as _, run};
 use rocks_provision::iam;
+use rocks_provision::objects::{ObjectKey, Objects as _};
 use rocks_provision::order::{End, Method, Order};
 use rocks_provision::record::{Record, Status};
 use rocks_provision::undo::{end_leaks, leaks};
@@ -116,6 +118,40 @@ async fn what_is_cancelled_on_its_way_into_s3_costs_nothing_any_more() {
     );
     nothing_is_left(&cloud);
     assert_eq!(leaks(&aws, SITE, &bucket(), &[]).await.expect("listed"), Vec::<Owned>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_begun_once_and_given_up_with_its_snapshot() {
+    let slow = Minicloud::start_of("[delays]\nsnapshot = 600000\n");
+    let Some(cloud) = slow.filter(|_| has_qemu()) else { return };
+    let aws = cloud.aws_with("all", &iam::policy()).await;
+    let (disk, whole) = (parsed::<ObjectKey>("site/disk.vmdk"), Parts::of_disk(&a_disk()));
+    aws.ensure_bucket(&bucket(), SITE).await.expect("a bucket");
+    let bytes = (0..whole.all().len()).flat_map(|nth| whole.read(nth).expect("read")).collect();
+    aws.put_object(&bucket(), &disk, bytes).await.expect("put");
+    let new = NewImport {
+        token: "bundle-1/import".to_owned(),
+        bucket: bucket(),
+        key: disk,
+        role: None,
+        encrypted: true,
+        kms_key: None,
+        tags: tags("bundle-1", "image"),
+    };
+    let id = aws.import_snapshot(&new).await.expect("begun");
+    assert_eq!(aws.import_snapshot(&new).await, Ok(id.clone()));
+    assert_eq!(aws.import(&id).await, Ok(Some(Import::Active)));
+    let whose = Whose::Provision(SITE, &new.tags.provision);
+    let owned = aws.imports(whose).await.expect("listed");
+    assert_eq!(owned.iter().map(|one| &one.resource).collect::<Vec<_>>(), [&Resource::Import(id.clone())]);
+    assert_eq!(aws.imports(Whose::Site("other.example.org")).await, Ok(Vec::new()));
+    for _ in 0..2 {
+        aws.cancel_import(&id).await.expect("given up");
+    }
+    assert!(matches!(aws.import(&id).await, Ok(Some(Import::Failed(_)))));
+    assert_eq!((aws.imports(whose).await, cloud.alive("snapshots")), (Ok(Vec::new()), Vec::new()));
+    let strange = parsed("import-snap-00000000000000bad");
+    assert_eq!((aws.import(&strange).await, aws.cancel_import(&strange).await), (Ok(None), Ok(())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
