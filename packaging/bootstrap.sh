@@ -45,6 +45,7 @@ ssh-keygen openssh-client openssh
 mke2fs e2fsprogs e2fsprogs
 sfdisk fdisk util-linux
 mkfs.xfs xfsprogs xfsprogs
+qemu-img qemu-utils qemu-img
 qemu-system-x86_64 qemu-system-x86 qemu-system-x86-core
 file:/usr/share/seabios/bios-256k.bin seabios seabios-bin
 file:/usr/share/OVMF/OVMF_CODE_4M.fd:/usr/share/edk2/ovmf/OVMF_CODE.fd ovmf edk2-ovmf

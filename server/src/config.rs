@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use rocks_advise::{Link, Rate, Span};
+use rocks_provision::objects::{BucketName, InvalidName};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Certificates;
@@ -30,6 +31,12 @@ struct Fragment {
     aws_region: Option<String>,
     aws_endpoint: Option<String>,
     aws_frontend: Option<Ipv4Addr>,
+    aws_bucket: Option<BucketName>,
+    aws_import_role: Option<String>,
+    bundle_account: Option<String>,
+    bundle_certificate: Option<PathBuf>,
+    bundle_key: Option<PathBuf>,
+    bundle_ec2_certificate: Option<PathBuf>,
     wan: Option<Wan>,
     aws_look_seconds: Option<u64>,
     aws_identity_certificates: Option<BTreeMap<String, PathBuf>>,
@@ -98,6 +105,24 @@ pub struct Config {
     /// The frontend's address as instances see it, which a receiver's port is opened to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_frontend: Option<Ipv4Addr>,
+    /// The bucket that objects are put into; none: one of the frontend's own, in each region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws_bucket: Option<BucketName>,
+    /// The role by which EC2 reads disks in that bucket; none: `vmimport`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws_import_role: Option<String>,
+    /// The account that bundles belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_account: Option<String>,
+    /// Its certificate (PEM).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_certificate: Option<PathBuf>,
+    /// Its private key (PEM), which signs bundles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_key: Option<PathBuf>,
+    /// EC2's certificate (PEM), for which they are encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_ec2_certificate: Option<PathBuf>,
     /// The way to the cloud, as predictions take it: rate, round trip and, if it has any, loss: `100Mbit/s 180ms 0.1%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wan: Option<Wan>,
@@ -155,6 +180,12 @@ impl Config {
             aws_region: "us-east-1".to_owned(),
             aws_endpoint: None,
             aws_frontend: None,
+            aws_bucket: None,
+            aws_import_role: None,
+            bundle_account: None,
+            bundle_certificate: None,
+            bundle_key: None,
+            bundle_ec2_certificate: None,
             wan: None,
             aws_look_seconds: 300,
             aws_identity_certificates: BTreeMap::new(),
@@ -194,6 +225,12 @@ impl Config {
             aws_region,
             aws_endpoint,
             aws_frontend,
+            aws_bucket,
+            aws_import_role,
+            bundle_account,
+            bundle_certificate,
+            bundle_key,
+            bundle_ec2_certificate,
             wan,
             aws_look_seconds,
             aws_identity_certificates,
@@ -224,6 +261,12 @@ impl Config {
             aws_region = fragment.aws_region,
             aws_endpoint = fragment.aws_endpoint.map(Some),
             aws_frontend = fragment.aws_frontend.map(Some),
+            aws_bucket = fragment.aws_bucket.map(Some),
+            aws_import_role = fragment.aws_import_role.map(Some),
+            bundle_account = fragment.bundle_account.map(Some),
+            bundle_certificate = fragment.bundle_certificate.map(Some),
+            bundle_key = fragment.bundle_key.map(Some),
+            bundle_ec2_certificate = fragment.bundle_ec2_certificate.map(Some),
             wan = fragment.wan.map(Some),
             aws_look_seconds = fragment.aws_look_seconds.map(|seconds| seconds.max(1)),
             aws_identity_certificates = fragment.aws_identity_certificates,
@@ -253,6 +296,14 @@ impl Config {
         Ok(all)
     }
 
+    /// The bucket that objects of the frontend `site`, as tags name it, are put into in a region.
+    ///
+    /// # Errors
+    /// Nothing that is a region's name gives one.
+    pub fn bucket(&self, site: &str, region: &str) -> Result<BucketName, InvalidName> {
+        self.aws_bucket.clone().map_or_else(|| BucketName::of_site(site, region), Ok)
+    }
+
     /// What agents reach the frontend by, for a listener on `port`.
     #[must_use]
     pub fn url(&self, port: u16) -> String {
@@ -272,7 +323,10 @@ fn variable(key: &str, value: &str) -> Result<Fragment, String> {
             };
             toml::Value::Table(value.split(',').map(pair).collect::<Result<_, _>>()?)
         }
-        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "wan" => value.into(),
+        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "aws_bucket" | "aws_import_role" | "wan" => {
+            value.into()
+        }
+        "bundle_account" | "bundle_certificate" | "bundle_key" | "bundle_ec2_certificate" => value.into(),
         _ => value
             .parse::<i64>()
             .map(toml::Value::Integer)
@@ -359,6 +413,13 @@ mod tests {
         let config = Config::of(None, Some(&file), environment(&set)).expect("good");
         assert_eq!((config.token_hours, config.stale_minutes, config.watch_rolls), (5, 2, false));
         assert_eq!(config.names, ["a", "b"]);
+        assert_eq!(
+            config.bucket("0123456789abcdef", "eu-west-1").expect("one").as_str(),
+            "rocks-0123456789abcdef-eu-west-1"
+        );
+        let set = [("ROCKS_SERVER_AWS_BUCKET", "ours")];
+        let other = Config::of(None, Some(&file), environment(&set)).expect("good");
+        assert_eq!(other.bucket("0123456789abcdef", "eu-west-1").expect("one").as_str(), "ours");
         assert_eq!(config.sources["token_hours"], "ROCKS_SERVER_TOKEN_HOURS");
         assert_eq!(config.sources["stale_minutes"], file.display().to_string());
         fs::write(&file, "no = 1\n").expect("written");

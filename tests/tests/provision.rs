@@ -115,10 +115,16 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     }
 
     instances_of_a_template_enrol_by_what_they_are(&cloud, &world, &ami);
+    // Through S3, as the paper's standard method: the image that the others were made of, as a disk that is imported, and an instance of it.
+    let bundled = provision(&world, &["lite", "method=bundle", "count=1", "type=t3.small", "name=bundled"]);
+    assert_eq!((&bundled["instances"], &bundled["trouble"]), (&json!("1/1"), &Value::Null));
+    assert!(bundled["found"]["sent_bytes"].as_u64() > Some(1 << 20) && bundled["found"]["ami"] != json!(ami));
+    let buckets = cloud.ask("GET", "state", &Value::Null).expect("told")["buckets"].clone();
+    assert_eq!((&buckets[0]["objects"], &buckets[0]["uploads"]), (&json!([]), &json!([])), "{buckets}");
 
     // Nothing is there that nobody owns; and when they go, everything of theirs goes.
     assert_eq!(leaks(&world)["items"], json!([]));
-    for name in [text(&more["name"]), "shipped", text(&first["name"])] {
+    for name in [text(&more["name"]), "shipped", "bundled", text(&first["name"])] {
         rocks(&world, &["cancel", "provision", name, "--yes"]);
     }
     assert_eq!(leaks(&world)["items"], json!([]));

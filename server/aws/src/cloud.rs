@@ -1,10 +1,10 @@
 //! The calls.
 
 use rocks_provision::cloud::{
-    Ami, Answer, Cloud, CloudError, Instance, Launch, NewSnapshot, NewTemplate, NewVolume, Owned, Registration, Rule,
-    Snapshot, Subnet, Tags, Template, Volume, Whose,
+    Ami, Answer, Cloud, CloudError, Import, Instance, Launch, NewImport, NewSnapshot, NewTemplate, NewVolume, Owned,
+    Registration, Rule, Snapshot, Subnet, Tags, Template, Volume, Whose,
 };
-use rocks_provision::ids::{AmiId, GroupId, InstanceId, SnapshotId, SubnetId, TemplateId, VolumeId};
+use rocks_provision::ids::{AmiId, GroupId, ImportId, InstanceId, SnapshotId, SubnetId, TemplateId, VolumeId};
 
 use crate::client::Aws;
 use crate::error::failed;
@@ -116,6 +116,26 @@ impl Cloud for Aws {
 
     async fn complete_snapshot(&self, id: &SnapshotId, blocks: u32) -> Answer<()> {
         self.end_snapshot(id, blocks).await
+    }
+
+    async fn import_snapshot(&self, new: &NewImport) -> Answer<ImportId> {
+        self.begin_import(new).await
+    }
+
+    async fn import(&self, id: &ImportId) -> Answer<Option<Import>> {
+        self.look_at_import(id).await
+    }
+
+    async fn cancel_import(&self, id: &ImportId) -> Answer<()> {
+        self.end_import(id).await
+    }
+
+    async fn tag_snapshot(&self, id: &SnapshotId, tags: &Tags) -> Answer<()> {
+        self.give_tags(id, tags).await
+    }
+
+    async fn imports(&self, whose: Whose<'_>) -> Answer<Vec<Owned>> {
+        self.owned_imports(whose).await
     }
 
     async fn register(&self, image: &Registration) -> Answer<AmiId> {

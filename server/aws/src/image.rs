@@ -1,10 +1,10 @@
 //! Machine images.
 
 use aws_sdk_ec2::types::{
-    ArchitectureValues, BlockDeviceMapping, BootModeValues, EbsBlockDevice, Image, ImageState, ImdsSupportValues,
-    ResourceType, VolumeType,
+    ArchitectureValues, BlockDeviceMapping, BootModeValues, DeviceType, EbsBlockDevice, Image, ImageState,
+    ImdsSupportValues, ResourceType, VolumeType,
 };
-use rocks_provision::cloud::{Ami, Answer, BootMode, CloudError, Registration};
+use rocks_provision::cloud::{Ami, Answer, BootMode, CloudError, Registration, Source};
 use rocks_provision::ids::{AmiId, SnapshotId};
 
 use crate::client::Aws;
@@ -14,11 +14,6 @@ use crate::name::{exactly, filter, tagged};
 impl Aws {
     pub(crate) async fn register_image(&self, new: &Registration) -> Answer<AmiId> {
         const ACTION: &str = "ec2:RegisterImage";
-        let root = EbsBlockDevice::builder()
-            .snapshot_id(new.snapshot.as_str())
-            .delete_on_termination(true)
-            .volume_type(VolumeType::Gp3)
-            .build();
         let register = self
             .ec2
             .register_image()
@@ -26,13 +21,26 @@ impl Aws {
             .description(&new.description)
             .architecture(ArchitectureValues::from(new.architecture.as_str()))
             .virtualization_type("hvm")
-            .boot_mode(boot(new.boot))
-            .ena_support(true)
-            // Instances of it have IMDSv2 alone, whoever launches them.
-            .imds_support(ImdsSupportValues::V20)
-            .root_device_name(&new.root_device)
-            .block_device_mappings(BlockDeviceMapping::builder().device_name(&new.root_device).ebs(root).build())
             .tag_specifications(tagged(ResourceType::Image, &new.tags));
+        let register = match &new.of {
+            Source::Snapshot(snapshot) => {
+                let root = EbsBlockDevice::builder()
+                    .snapshot_id(snapshot.as_str())
+                    .delete_on_termination(true)
+                    .volume_type(VolumeType::Gp3)
+                    .build();
+                let root = BlockDeviceMapping::builder().device_name(&new.root_device).ebs(root).build();
+                register
+                    .boot_mode(boot(new.boot))
+                    .ena_support(true)
+                    // Instances of it have IMDSv2 alone, whoever launches them.
+                    .imds_support(ImdsSupportValues::V20)
+                    .root_device_name(&new.root_device)
+                    .block_device_mappings(root)
+            }
+            // The manifest says the rest.
+            Source::Bundle(bucket, manifest) => register.image_location(format!("{bucket}/{manifest}")),
+        };
         match register.send().await.map_err(|error| failed(ACTION, error)) {
             Ok(made) => made.image_id().and_then(|id| id.parse().ok()).ok_or_else(|| lacks(ACTION, "image")),
             Err(CloudError::Exists(message)) => self.same_image(new, message).await,
@@ -46,7 +54,7 @@ impl Aws {
         let ask = self.ec2.describe_images().owners("self").filters(filter("name", [exactly(&new.name)]));
         let found = ask.send().await.map_err(|error| failed(ACTION, error))?;
         match found.images().first() {
-            Some(image) if snapshot(image).as_ref() == Some(&new.snapshot) => {
+            Some(image) if is_of(image, &new.of) => {
                 image.image_id().and_then(|id| id.parse().ok()).ok_or_else(|| lacks(ACTION, "image"))
             }
             Some(_) => Err(CloudError::Exists(message)),
@@ -74,9 +82,24 @@ impl Aws {
             id: id.clone(),
             available,
             snapshot: snapshot(&told),
-            root_device: told.root_device_name().unwrap_or_default().to_owned(),
+            root_device: told.root_device_name().filter(|_| is_on_volume(&told)).map(str::to_owned),
             architecture: told.architecture().map(|one| one.as_str().to_owned()).unwrap_or_default(),
         }))
+    }
+}
+
+/// Whether an image's root is a volume; else it is on a disk of the host.
+fn is_on_volume(image: &Image) -> bool {
+    image.root_device_type() != Some(&DeviceType::InstanceStore)
+}
+
+/// Whether an image is made of that.
+fn is_of(image: &Image, source: &Source) -> bool {
+    match source {
+        Source::Snapshot(id) => snapshot(image).as_ref() == Some(id),
+        Source::Bundle(bucket, key) => {
+            image.image_location().is_some_and(|location| *location == format!("{bucket}/{key}"))
+        }
     }
 }
 

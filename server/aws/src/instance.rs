@@ -50,7 +50,7 @@ impl Aws {
             .set_security_group_ids((!groups.is_empty()).then_some(groups))
             .user_data(STANDARD.encode(&launch.user_data))
             .set_key_name(launch.key.clone())
-            .block_device_mappings(root(launch)?)
+            .set_block_device_mappings(root(launch)?)
             .metadata_options(imds)
             .set_instance_market_options(launch.spot.then_some(market))
             .tag_specifications(tagged(ResourceType::Instance, &launch.tags));
@@ -102,12 +102,14 @@ fn ended(result: Answer<()>) -> Answer<()> {
     }
 }
 
-fn root(launch: &Launch) -> Answer<BlockDeviceMapping> {
+/// What the root volume is like, if there is one.
+fn root(launch: &Launch) -> Answer<Option<Vec<BlockDeviceMapping>>> {
+    let Some(device) = &launch.root_device else { return Ok(None) };
     let mut ebs = EbsBlockDevice::builder().delete_on_termination(true).volume_type(VolumeType::Gp3);
     if let Some(gib) = launch.root_gib {
         ebs = ebs.volume_size(gibibytes(gib)?);
     }
-    Ok(BlockDeviceMapping::builder().device_name(&launch.root_device).ebs(ebs.build()).build())
+    Ok(Some(vec![BlockDeviceMapping::builder().device_name(device).ebs(ebs.build()).build()]))
 }
 
 /// A size as EC2 takes it.
@@ -201,21 +203,25 @@ mod tests {
             key: None,
             spot: false,
             root_gib: None,
-            root_device: "/dev/xvda".to_owned(),
+            root_device: Some("/dev/xvda".to_owned()),
             tags: rocks_provision::cloud::Tags {
                 site: "hq".to_owned(),
                 provision: "compute-1".parse().expect("a name"),
                 role: "compute-0-1".to_owned(),
             },
         };
-        let ebs = root(&launch).expect("a mapping").ebs.expect("of EBS");
+        let ebs = |launch: &Launch| root(launch).expect("good").expect("a mapping").remove(0).ebs;
+        let made = ebs(&launch).expect("of EBS");
         assert_eq!(
-            (ebs.delete_on_termination, ebs.volume_size, ebs.volume_type),
+            (made.delete_on_termination, made.volume_size, made.volume_type),
             (Some(true), None, Some(VolumeType::Gp3))
         );
         launch.root_gib = Some(40);
-        assert_eq!(root(&launch).expect("a mapping").ebs.and_then(|ebs| ebs.volume_size), Some(40));
+        assert_eq!(ebs(&launch).and_then(|ebs| ebs.volume_size), Some(40));
         launch.root_gib = Some(u32::MAX);
         assert!(matches!(root(&launch), Err(CloudError::Refused { .. })));
+        // What is on a disk of the host has no volume.
+        launch.root_device = None;
+        assert_eq!(root(&launch), Ok(None));
     }
 }

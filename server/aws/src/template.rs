@@ -65,8 +65,10 @@ fn data(new: &NewTemplate) -> RequestLaunchTemplateData {
         // Never said to be false: a volume of an encrypted snapshot cannot be.
         root = root.encrypted(true);
     }
-    let root =
-        LaunchTemplateBlockDeviceMappingRequest::builder().device_name(&new.root_device).ebs(root.build()).build();
+    // An image without a root volume names no device.
+    let root = new.root_device.as_ref().map(|device| {
+        vec![LaunchTemplateBlockDeviceMappingRequest::builder().device_name(device).ebs(root.build()).build()]
+    });
     let spot = LaunchTemplateSpotMarketOptionsRequest::builder()
         .spot_instance_type(SpotInstanceType::OneTime)
         .instance_interruption_behavior(InstanceInterruptionBehavior::Terminate)
@@ -82,7 +84,7 @@ fn data(new: &NewTemplate) -> RequestLaunchTemplateData {
         .instance_type(InstanceType::from(new.kind.as_str()))
         .user_data(STANDARD.encode(&new.user_data))
         .set_key_name(new.key.clone())
-        .block_device_mappings(root)
+        .set_block_device_mappings(root)
         .metadata_options(imds)
         .set_instance_market_options(new.spot.then_some(market))
         .tag_specifications(named.build());
@@ -122,7 +124,7 @@ mod tests {
             user_data: "#!/bin/sh\n".to_owned(),
             key: None,
             spot: false,
-            root_device: "/dev/xvda".to_owned(),
+            root_device: Some("/dev/xvda".to_owned()),
             encrypted: true,
             kms_key: None,
             tags: rocks_provision::cloud::Tags {

@@ -6,7 +6,7 @@ use common::{Minicloud, SITE, parsed, tags};
 use rocks_aws::{Aws, Keys, Settings};
 use rocks_provision::cloud::{
     BootMode, Cloud, CloudError, InstanceState, Launch, NewSnapshot, NewTemplate, NewVolume, Registration, Rule,
-    SnapshotState, VolumeState, Whose,
+    SnapshotState, Source, VolumeState, Whose,
 };
 use rocks_provision::ids::{AmiId, InstanceId, SnapshotId, VolumeId};
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn registration(name: &str, snapshot: &SnapshotId) -> Registration {
     Registration {
         name: format!("rocks-{name}"),
         description: "a test".to_owned(),
-        snapshot: snapshot.clone(),
+        of: Source::Snapshot(snapshot.clone()),
         architecture: "x86_64".to_owned(),
         boot: BootMode::Uefi,
         root_device: "/dev/xvda".to_owned(),
@@ -63,7 +63,7 @@ async fn launch(aws: &Aws, image: &AmiId) -> Launch {
         key: None,
         spot: false,
         root_gib: Some(2),
-        root_device: "/dev/xvda".to_owned(),
+        root_device: Some("/dev/xvda".to_owned()),
         tags: tags("calls-1", "receiver"),
     }
 }
@@ -101,8 +101,8 @@ async fn what_is_said_twice_is_done_once() {
     assert!(matches!(aws.register(&registration("calls-1", &other)).await, Err(CloudError::Exists(_))));
     let ami = aws.ami(&image).await.expect("seen").expect("there");
     assert_eq!(
-        (ami.available, ami.snapshot.as_ref(), ami.root_device.as_str()),
-        (Some(true), Some(&snapshot), "/dev/xvda")
+        (ami.available, ami.snapshot.as_ref(), ami.root_device.as_deref()),
+        (Some(true), Some(&snapshot), Some("/dev/xvda"))
     );
     assert!(matches!(aws.delete_snapshot(&snapshot).await, Err(CloudError::InUse(_))));
     // An instance.
@@ -165,7 +165,7 @@ async fn what_is_said_twice_is_done_once() {
         user_data: "who you are".to_owned(),
         key: None,
         spot: false,
-        root_device: "/dev/xvda".to_owned(),
+        root_device: Some("/dev/xvda".to_owned()),
         encrypted: true,
         kms_key: None,
         tags: tags("calls-1", "template"),

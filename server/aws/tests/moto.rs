@@ -12,7 +12,7 @@ use common::{SITE, parsed, tags};
 use rocks_aws::{Aws, Keys, Settings};
 use rocks_provision::cloud::{
     BootMode, Cloud as _, CloudError, InstanceState, Launch, NewSnapshot, NewVolume, Registration, Resource, Rule,
-    SnapshotState, VolumeState, Whose,
+    SnapshotState, Source, VolumeState, Whose,
 };
 use rocks_provision::ids::InstanceId;
 
@@ -84,7 +84,7 @@ async fn calls_are_understood_by_others() {
     let image = Registration {
         name: "rocks-moto-1".to_owned(),
         description: "a test".to_owned(),
-        snapshot: snapshot.clone(),
+        of: Source::Snapshot(snapshot.clone()),
         architecture: "x86_64".to_owned(),
         boot: BootMode::UefiPreferred,
         root_device: "/dev/xvda".to_owned(),
@@ -116,7 +116,7 @@ async fn calls_are_understood_by_others() {
         spot: false,
         // It does not take the size from the image.
         root_gib: Some(2),
-        root_device: "/dev/xvda".to_owned(),
+        root_device: Some("/dev/xvda".to_owned()),
         tags: tags("moto-1", "receiver"),
     };
     let id = aws.launch(&launch).await.expect("an instance");

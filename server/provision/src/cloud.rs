@@ -9,7 +9,10 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AccountId, AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, SubnetId, TemplateId, VolumeId};
+use crate::ids::{
+    AccountId, AmiId, GroupId, ImportId, InstanceId, ProvisionId, SnapshotId, SubnetId, TemplateId, VolumeId,
+};
+use crate::objects::{BucketName, ObjectKey, Place};
 
 /// The tag that names the frontend whose things these are.
 pub const TAG_SITE: &str = "rocks:site";
@@ -169,8 +172,8 @@ pub struct Launch {
     pub spot: bool,
     /// The GiB of its root volume, if other than the image's.
     pub root_gib: Option<u32>,
-    /// The name of the image's root device: `/dev/xvda`.
-    pub root_device: String,
+    /// The name of the image's root device, if that is a volume: `/dev/xvda`.
+    pub root_device: Option<String>,
     /// Whose it is.
     pub tags: Tags,
 }
@@ -197,7 +200,7 @@ pub struct NewTemplate {
     /// Whether they are spot instances.
     pub spot: bool,
     /// The name of the image's root device.
-    pub root_device: String,
+    pub root_device: Option<String>,
     /// Whether their root volumes are encrypted.
     pub encrypted: bool,
     /// With which key; none: the account's own for EBS.
@@ -297,6 +300,36 @@ pub struct NewSnapshot {
     pub tags: Tags,
 }
 
+/// A snapshot that is to be made of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImport {
+    /// The token.
+    pub token: String,
+    /// In which bucket the object is.
+    pub bucket: BucketName,
+    /// A disk as a VMDK file.
+    pub key: ObjectKey,
+    /// The role by which it is read; none: `vmimport`.
+    pub role: Option<String>,
+    /// Whether the snapshot is encrypted.
+    pub encrypted: bool,
+    /// The key that it is encrypted with.
+    pub kms_key: Option<String>,
+    /// Whose the task is. Its snapshot has no tags until it is given some.
+    pub tags: Tags,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Import {
+    /// It is under way.
+    Active,
+    /// The snapshot is there.
+    Completed(SnapshotId),
+    /// It will never be, and why.
+    Failed(String),
+}
+
 /// How a machine of an image starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -309,6 +342,15 @@ pub enum BootMode {
     UefiPreferred,
 }
 
+/// What an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A snapshot of its root volume.
+    Snapshot(SnapshotId),
+    /// A bundle: the object that is its manifest.
+    Bundle(BucketName, ObjectKey),
+}
+
 /// An image to be registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
@@ -317,7 +359,7 @@ pub struct Registration {
     /// What is in it, for people.
     pub description: String,
     /// Of what.
-    pub snapshot: SnapshotId,
+    pub of: Source,
     /// `x86_64` or `arm64`.
     pub architecture: String,
     /// How it starts.
@@ -337,8 +379,8 @@ pub struct Ami {
     pub available: Option<bool>,
     /// The snapshot of its root.
     pub snapshot: Option<SnapshotId>,
-    /// The name of its root device.
-    pub root_device: String,
+    /// The name of its root device, if that is a volume.
+    pub root_device: Option<String>,
     /// `x86_64` or `arm64`.
     pub architecture: String,
 }
@@ -383,6 +425,12 @@ pub enum Resource {
     Snapshot(SnapshotId),
     /// A security group.
     Group(GroupId),
+    /// An import that is under way.
+    Import(ImportId),
+    /// An upload in parts that is not complete.
+    Upload(Place),
+    /// An object.
+    Object(Place),
 }
 
 impl std::fmt::Display for Resource {
@@ -394,6 +442,8 @@ impl std::fmt::Display for Resource {
             Self::Volume(id) => id.fmt(f),
             Self::Snapshot(id) => id.fmt(f),
             Self::Group(id) => id.fmt(f),
+            Self::Import(id) => id.fmt(f),
+            Self::Upload(place) | Self::Object(place) => place.fmt(f),
         }
     }
 }
@@ -470,13 +520,24 @@ pub trait Cloud: Send + Sync {
     /// Says that `blocks` blocks were written, and that was all; it may have been said already.
     fn complete_snapshot(&self, id: &SnapshotId, blocks: u32) -> impl Future<Output = Answer<()>> + Send;
 
-    /// Registers an image; one of that name with the same snapshot is the same.
+    /// Begins to make a snapshot of an object.
+    fn import_snapshot(&self, new: &NewImport) -> impl Future<Output = Answer<ImportId>> + Send;
+    /// An import; nothing when it is not known, or no more.
+    fn import(&self, id: &ImportId) -> impl Future<Output = Answer<Option<Import>>> + Send;
+    /// Gives an import up; it may have ended already.
+    fn cancel_import(&self, id: &ImportId) -> impl Future<Output = Answer<()>> + Send;
+    /// Gives a snapshot tags, which one that was imported has not.
+    fn tag_snapshot(&self, id: &SnapshotId, tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
+    /// Imports that are tagged as ours and under way, and snapshots that others of them have made and that live, tagged or not.
+    fn imports(&self, whose: Whose<'_>) -> impl Future<Output = Answer<Vec<Owned>>> + Send;
+
+    /// Registers an image; one of that name that is of the same is the same.
     fn register(&self, image: &Registration) -> impl Future<Output = Answer<AmiId>> + Send;
     /// An image; nothing when it is gone.
     fn ami(&self, id: &AmiId) -> impl Future<Output = Answer<Option<Ami>>> + Send;
     /// Takes an image off the register; it may be gone already.
     fn deregister(&self, id: &AmiId) -> impl Future<Output = Answer<()>> + Send;
 
-    /// All that is tagged as ours and lives.
+    /// All that is tagged as ours and lives, but for imports and what is in S3.
     fn owned(&self, whose: Whose<'_>) -> impl Future<Output = Answer<Vec<Owned>>> + Send;
 }

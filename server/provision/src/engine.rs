@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::cloud::{Cloud, CloudError};
 use crate::ids::{AccountId, VolumeId};
+use crate::objects::{Objects, Sha256};
 use crate::order::Order;
 use crate::plan::Step;
 use crate::record::{Failure, Record, Status, StepState};
@@ -63,6 +64,28 @@ pub trait Blocks: Send + Sync {
     fn read(&self, index: u32) -> io::Result<Vec<u8>>;
 }
 
+/// A part of what an image becomes on its way into S3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// What the object is called that it is, or is a part of.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The digest of them.
+    pub sha256: Sha256,
+}
+
+/// What an image becomes on its way into S3: the parts of one object, or objects, in the order in which they are sent.
+pub trait Pieces: Send + Sync {
+    /// All of them.
+    fn all(&self) -> &[Piece];
+    /// Reads one.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn read(&self, nth: usize) -> io::Result<Vec<u8>>;
+}
+
 /// The frontend, as a provision needs it.
 pub trait Site: Send + Sync {
     /// The time.
@@ -82,6 +105,10 @@ pub trait Site: Send + Sync {
     fn ship(&self, record: &Record, to: SocketAddr) -> impl Future<Output = Result<Shipped, SiteError>> + Send;
     /// The blocks of the image, for a snapshot that differs from its parent in them.
     fn blocks(&self, order: &Order) -> impl Future<Output = Result<Box<dyn Blocks>, SiteError>> + Send;
+    /// Makes what goes into S3 of the image, if it is not made. What was made stays until it is said to be sent.
+    fn bundle(&self, record: &Record) -> impl Future<Output = Result<Box<dyn Pieces>, SiteError>> + Send;
+    /// What was made of the image for S3 is needed no more.
+    fn sent(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
     /// What an instance is told that is to be `host`; the host is added if there is none. The same each time.
     fn member(&self, record: &Record, host: &HostName) -> impl Future<Output = Result<String, SiteError>> + Send;
     /// What instances of a launch template are told, all the same: it names the rule that lets them in. The same each time.
@@ -107,7 +134,7 @@ pub(crate) struct Work<'w, C, S> {
     pub(crate) resumed: BTreeSet<Step>,
 }
 
-impl<C: Cloud, S: Site> Work<'_, C, S> {
+impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     /// The record as it is now.
     pub(crate) fn record(&self) -> Record {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -175,7 +202,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 ///
 /// # Errors
 /// The record could not be kept. Nothing more was done then; run it again when it can.
-pub async fn run<C: Cloud, S: Site>(
+pub async fn run<C: Cloud + Objects, S: Site>(
     cloud: &C,
     site: &S,
     record: Record,
@@ -203,7 +230,7 @@ pub async fn run<C: Cloud, S: Site>(
     let record = work.record();
     if let Status::Ending { why } = record.status.clone() {
         site.forget(&record).await?;
-        match undo::undo(cloud, &record.site, &record.id).await {
+        match undo::undo(cloud, &record).await {
             Ok(()) => {
                 work.end(why.map_or(Status::Cancelled, |why| Status::Failed { why })).await?;
             }
@@ -220,7 +247,7 @@ fn kept(error: &StepError) -> SiteError {
     SiteError { what: error.to_string(), hint: None }
 }
 
-impl<C: Cloud, S: Site> Work<'_, C, S> {
+impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     async fn end(&self, status: Status) -> Result<(), SiteError> {
         let now = self.site.now();
         let change = |record: &mut Record| {

@@ -6,8 +6,9 @@ use crate::cloud::TAG_SITE;
 use crate::plan::Step;
 
 /// Calls beside those of steps: undoing, and finding what is ours.
-const BESIDE: [&str; 14] = [
+const BESIDE: [&str; 20] = [
     "ec2:AuthorizeSecurityGroupIngress",
+    "ec2:CancelImportTask",
     "ec2:CreateTags",
     "ec2:DeleteLaunchTemplate",
     "ec2:DeleteSecurityGroup",
@@ -15,12 +16,17 @@ const BESIDE: [&str; 14] = [
     "ec2:DeleteVolume",
     "ec2:DeregisterImage",
     "ec2:DescribeImages",
+    "ec2:DescribeImportSnapshotTasks",
     "ec2:DescribeInstances",
     "ec2:DescribeLaunchTemplates",
     "ec2:DescribeSecurityGroups",
     "ec2:DescribeSnapshots",
     "ec2:RevokeSecurityGroupIngress",
     "ec2:TerminateInstances",
+    "s3:AbortMultipartUpload",
+    "s3:DeleteObject",
+    "s3:ListBucket",
+    "s3:ListBucketMultipartUploads",
 ];
 
 /// Calls that AWS makes in the caller's name: it uses an own key for what is encrypted, and makes a role when an account asks for its first
@@ -37,11 +43,12 @@ const BEHIND: [&str; 8] = [
 ];
 
 /// Calls that end or change something: only what has our tag.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "ebs:CompleteSnapshot",
     "ebs:PutSnapshotBlock",
     "ec2:AttachVolume",
     "ec2:AuthorizeSecurityGroupIngress",
+    "ec2:CancelImportTask",
     "ec2:DeleteLaunchTemplate",
     "ec2:DeleteSecurityGroup",
     "ec2:DeleteSnapshot",
@@ -59,34 +66,59 @@ pub fn actions() -> BTreeSet<&'static str> {
     steps.chain(BESIDE).chain(BEHIND).collect()
 }
 
-/// A part of the policy: a name, the actions that are in it, and on what condition they are allowed.
+/// Everything.
+const ANY: &str = r#""*""#;
+
+/// A part of the policy: a name, the actions that are in it, what they may be done to, and on what condition.
 struct Part {
     name: &'static str,
     has: fn(&str) -> bool,
+    resource: &'static str,
     condition: Option<String>,
+    /// Whether another part has these actions, too, for other things.
+    is_shared: bool,
 }
 
-/// The parts. Each action is in the first that has it.
-fn parts() -> [Part; 6] {
+impl Default for Part {
+    fn default() -> Self {
+        Self { name: "LookAndMake", has: |_| true, resource: ANY, condition: None, is_shared: false }
+    }
+}
+
+/// The parts. Each action is in the first that has it and does not share it.
+fn parts() -> [Part; 8] {
     [
+        // A snapshot that was imported has no tags, and cannot be made with some.
+        Part {
+            name: "TagWhatIsImported",
+            has: |action| action == "ec2:CreateTags",
+            resource: r#""arn:aws:ec2:*::snapshot/*""#,
+            condition: Some(format!(
+                r#""Null": {{ "aws:ResourceTag/{TAG_SITE}": "true" }}, "ForAllValues:StringEquals": {{ "aws:TagKeys": ["Name", "rocks:provision", "rocks:role", "rocks:site"] }}"#
+            )),
+            is_shared: true,
+        },
         // Who may tag anything may make anything ours, and then end it.
         Part {
             name: "TagOnlyWhatIsMade",
             has: |action| action == "ec2:CreateTags",
             condition: Some(
-                r#""StringEquals": { "ec2:CreateAction": ["CreateLaunchTemplate", "CreateSecurityGroup", "CreateSnapshot", "CreateVolume", "RegisterImage", "RunInstances"] }"#
+                r#""StringEquals": { "ec2:CreateAction": ["CreateLaunchTemplate", "CreateSecurityGroup", "CreateSnapshot", "CreateVolume", "ImportSnapshot", "RegisterImage", "RunInstances"] }"#
                     .to_owned(),
             ),
+            ..Part::default()
         },
         Part {
             name: "EndOnlyOurs",
             has: |action| OURS.contains(&action),
             condition: Some(format!(r#""Null": {{ "aws:ResourceTag/{TAG_SITE}": "false" }}"#)),
+            ..Part::default()
         },
         Part {
             name: "LetDisksUseKeys",
             has: |action| action == "kms:CreateGrant",
             condition: Some(r#""Bool": { "kms:GrantIsForAWSResource": "true" }"#.to_owned()),
+            ..Part::default()
         },
         Part {
             name: "UseKeysForDisks",
@@ -94,13 +126,22 @@ fn parts() -> [Part; 6] {
             condition: Some(
                 r#""StringLike": { "kms:ViaService": ["ebs.*.amazonaws.com", "ec2.*.amazonaws.com"] }"#.to_owned(),
             ),
+            ..Part::default()
         },
         Part {
             name: "FirstSpotInstance",
             has: |action| action.starts_with("iam:"),
             condition: Some(r#""StringEquals": { "iam:AWSServiceName": "spot.amazonaws.com" }"#.to_owned()),
+            ..Part::default()
         },
-        Part { name: "LookAndMake", has: |_| true, condition: None },
+        // Its bucket's name begins so, unless the configuration says another.
+        Part {
+            name: "OwnBucket",
+            has: |action| action.starts_with("s3:"),
+            resource: r#"["arn:aws:s3:::rocks-*", "arn:aws:s3:::rocks-*/*"]"#,
+            ..Part::default()
+        },
+        Part::default(),
     ]
 }
 
@@ -109,13 +150,13 @@ fn parts() -> [Part; 6] {
 pub fn policy() -> String {
     let mut left = actions();
     let mut statements = Vec::new();
-    for Part { name, has, condition } in parts() {
+    for Part { name, has, resource, condition, is_shared } in parts() {
         let list: Vec<String> =
             left.iter().filter(|action| has(action)).map(|action| format!("        \"{action}\"")).collect();
-        left.retain(|action| !has(action));
+        left.retain(|action| is_shared || !has(action));
         let condition = condition.map(|text| format!(",\n      \"Condition\": {{ {text} }}")).unwrap_or_default();
         statements.push(format!(
-            "    {{\n      \"Sid\": \"{name}\",\n      \"Effect\": \"Allow\",\n      \"Action\": [\n{}\n      ],\n      \"Resource\": \"*\"{condition}\n    }}",
+            "    {{\n      \"Sid\": \"{name}\",\n      \"Effect\": \"Allow\",\n      \"Action\": [\n{}\n      ],\n      \"Resource\": {resource}{condition}\n    }}",
             list.join(",\n")
         ));
     }
@@ -127,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_is_json_that_names_every_action_once() {
+    fn the_policy_is_json_that_names_every_action() {
         let policy: serde_json::Value = serde_json::from_str(&policy()).expect("JSON");
         let named: Vec<&str> = policy["Statement"]
             .as_array()
@@ -136,7 +177,8 @@ mod tests {
             .flat_map(|statement| statement["Action"].as_array().into_iter().flatten())
             .filter_map(serde_json::Value::as_str)
             .collect();
-        assert_eq!(named.len(), actions().len());
+        // What is imported is tagged by a part of its own.
+        assert_eq!(named.len(), actions().len() + 1);
         assert_eq!(named.iter().copied().collect::<BTreeSet<_>>(), actions());
     }
     #[test]

@@ -138,6 +138,11 @@ impl fmt::Display for AccountId {
     }
 }
 
+id_type! {
+    /// A task that makes a snapshot of an object.
+    ImportId, "import", "import-snap"
+}
+
 /// A provision's name: it stands in the tags of all that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cloud::BootMode;
 use crate::ids::{AmiId, GroupId, SnapshotId, SubnetId};
+use crate::objects::BucketName;
 
 /// A way from an appliance to running instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub enum Method {
     Lite,
     /// Blocks straight into a snapshot by the EBS direct API.
     Ebs,
+    /// The paper's standard: the image in parts through S3, one after the other.
+    Bundle,
 }
 
 impl Method {
@@ -30,6 +33,7 @@ impl Method {
             Self::Udt => "udt",
             Self::Lite => "lite",
             Self::Ebs => "ebs",
+            Self::Bundle => "bundle",
         }
     }
 }
@@ -44,11 +48,33 @@ impl FromStr for Method {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Udt, Self::Lite, Self::Ebs]
+        [Self::Udt, Self::Lite, Self::Ebs, Self::Bundle]
             .into_iter()
             .find(|method| method.name() == text)
-            .ok_or_else(|| format!("`{text}` is no method: there are udt, lite and ebs"))
+            .ok_or_else(|| format!("`{text}` is no method: there are udt, lite, ebs and bundle"))
     }
+}
+
+/// What becomes of an image in S3.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// It is one compressed disk, which becomes a snapshot.
+    #[default]
+    Import,
+    /// It is a bundle as `ec2-bundle-image` makes it, and registered where it is, as the paper did. Only instance types of that time boot it.
+    Register,
+}
+
+/// How an image goes through S3.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// Into which bucket.
+    pub bucket: BucketName,
+    /// What becomes of it there.
+    pub end: End,
+    /// The role by which it is read for an import; none: `vmimport`.
+    pub role: Option<String>,
 }
 
 /// The image that is sent, if one is.
@@ -68,6 +94,9 @@ pub struct Shipment {
     pub parent: Option<SnapshotId>,
     /// The image on the frontend that is in that snapshot.
     pub base: Option<ImageName>,
+    /// How it goes through S3, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
 }
 
 /// What is asked for.
@@ -130,6 +159,9 @@ impl Order {
             if self.way() == Method::Udt && shipment.receiver.is_none() {
                 return Err("a receiver needs an image to start from".to_owned());
             }
+            if (self.way() == Method::Bundle) != shipment.store.is_some() {
+                return Err("an image goes through S3 by the method bundle, and by no other".to_owned());
+            }
             if !(1..=16384).contains(&shipment.gib) {
                 return Err(format!("{} GiB are no size of a volume", shipment.gib));
             }
@@ -158,11 +190,18 @@ impl Order {
         Ok(())
     }
 
+    /// How an image goes through S3, if it does.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.shipment.as_ref()?.store.as_ref()
+    }
+
     /// How an image is sent, if one is: the lite image goes over UDT like any other.
     #[must_use]
     pub const fn way(&self) -> Method {
         match self.method {
             Method::Ebs => Method::Ebs,
+            Method::Bundle => Method::Bundle,
             Method::Udt | Method::Lite => Method::Udt,
         }
     }

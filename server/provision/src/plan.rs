@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::order::{Method, Order};
+use crate::order::{End, Method, Order};
 
 /// The steps, each once: whoever goes through all of them (the policy does) can't leave one out.
 macro_rules! steps {
@@ -56,6 +56,14 @@ steps! {
     Blocks = "blocks",
     /// That snapshot becomes whole.
     Seal = "seal",
+    /// The image becomes the files that go into S3.
+    Bundle = "bundle",
+    /// They are sent, one part after the other.
+    Upload = "upload",
+    /// A snapshot is made of the disk in S3.
+    Import = "import",
+    /// The disk in S3 goes.
+    Discard = "discard",
     /// The snapshot becomes an image.
     Register = "register",
     /// A launch template of it, for instances that somebody else starts, and a rule by which they enrol.
@@ -71,7 +79,7 @@ impl Step {
     #[must_use]
     pub const fn actions(self) -> &'static [&'static str] {
         match self {
-            Self::Build => &[],
+            Self::Build | Self::Bundle => &[],
             Self::Group => &[
                 "ec2:DescribeSubnets",
                 "ec2:DescribeSecurityGroups",
@@ -90,6 +98,21 @@ impl Step {
             Self::Clean => &["ec2:DeleteVolume", "ec2:DescribeVolumes", "ec2:DeleteSecurityGroup"],
             Self::Blocks => &["ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ec2:DescribeSnapshots"],
             Self::Seal => &["ebs:CompleteSnapshot", "ec2:DescribeSnapshots"],
+            Self::Upload => &[
+                "s3:CreateBucket",
+                "s3:GetBucketTagging",
+                "s3:GetObject",
+                "s3:ListBucket",
+                "s3:ListBucketMultipartUploads",
+                "s3:ListMultipartUploadParts",
+                "s3:PutBucketPublicAccessBlock",
+                "s3:PutBucketTagging",
+                "s3:PutObject",
+            ],
+            Self::Import => {
+                &["ec2:CreateTags", "ec2:DescribeImportSnapshotTasks", "ec2:DescribeSnapshots", "ec2:ImportSnapshot"]
+            }
+            Self::Discard => &["s3:DeleteObject"],
             Self::Register => &["ec2:DescribeImages", "ec2:RegisterImage"],
             Self::Template => &["ec2:DescribeImages", "ec2:CreateLaunchTemplate", "ec2:DescribeLaunchTemplates"],
         }
@@ -100,7 +123,18 @@ impl Step {
     pub fn tell(self, order: &Order) -> String {
         let gib = order.shipment.as_ref().map_or(0, |shipment| shipment.gib);
         let image = order.shipment.as_ref().map_or("", |shipment| shipment.image.as_str());
+        let store = order.store();
+        let bucket = store.map_or("", |store| store.bucket.as_str());
+        let registers = store.is_some_and(|store| store.end == End::Register);
         match self {
+            Self::Bundle if registers => format!("bundle image {image} as ec2-bundle-image does"),
+            Self::Bundle => format!("make a compressed disk (VMDK) of image {image}"),
+            Self::Upload => format!("upload it to s3://{bucket}, one part after the other"),
+            Self::Import => "import a snapshot of it".to_owned(),
+            Self::Discard => format!("remove it from s3://{bucket}"),
+            Self::Register if registers => {
+                "register the bundle (only instance types with instance store, of before 2015, boot it)".to_owned()
+            }
             Self::Build => format!("build image {image}"),
             Self::Group => format!("open udp port {} to {} alone", order.port, order.frontend),
             Self::Volume => format!("make a volume of {gib} GiB"),
@@ -155,6 +189,17 @@ pub fn plan(order: &Order) -> Vec<Planned> {
                 put(Step::Blocks, built);
                 put(Step::Seal, &[Step::Blocks]);
                 put(Step::Register, &[Step::Seal]);
+            }
+            Method::Bundle => {
+                put(Step::Bundle, built);
+                put(Step::Upload, &[Step::Bundle]);
+                if order.store().is_some_and(|store| store.end == End::Register) {
+                    put(Step::Register, &[Step::Upload]);
+                } else {
+                    put(Step::Import, &[Step::Upload]);
+                    put(Step::Discard, &[Step::Import]);
+                    put(Step::Register, &[Step::Import]);
+                }
             }
             Method::Udt | Method::Lite => {
                 put(Step::Group, &[]);

@@ -8,8 +8,9 @@ use rocks_common::ids::HostName;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::{InstanceState, Resource, Tags};
-use crate::ids::{AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, TemplateId, VolumeId};
-use crate::order::Order;
+use crate::ids::{AmiId, GroupId, ImportId, InstanceId, ProvisionId, SnapshotId, TemplateId, VolumeId};
+use crate::objects::{self, UploadId};
+use crate::order::{End, Order};
 use crate::plan::{Planned, Step, plan};
 
 /// Where a provision is.
@@ -107,6 +108,12 @@ pub struct Found {
     pub snapshot: Option<SnapshotId>,
     /// How many of the image's blocks are in the snapshot, from the first.
     pub blocks: u32,
+    /// The upload in parts, while it is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadId>,
+    /// The import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportId>,
     /// The image.
     pub ami: Option<AmiId>,
     /// The launch template.
@@ -191,7 +198,13 @@ impl Record {
         }
     }
 
-    /// What may stay when it has ended: the image, the launch template and the instances.
+    /// What the keys of its objects begin with.
+    #[must_use]
+    pub fn folder(&self) -> String {
+        objects::folder(&self.site, Some(&self.id))
+    }
+
+    /// What may stay when it has ended: the image, with the bundle that it is if it is one, the launch template and the instances.
     #[must_use]
     pub fn keeps(&self, resource: &Resource) -> bool {
         match resource {
@@ -201,7 +214,11 @@ impl Record {
             Resource::Ami(id) => self.found.ami.as_ref() == Some(id),
             Resource::Snapshot(id) => self.found.snapshot.as_ref() == Some(id),
             Resource::Instance(id) => self.found.instances.values().any(|one| one.id == *id),
-            Resource::Volume(_) | Resource::Group(_) => false,
+            Resource::Object(place) => {
+                let stays = |store: &crate::order::Store| store.end == End::Register && store.bucket == place.bucket;
+                self.order.store().is_some_and(stays) && place.key.as_str().starts_with(&self.folder())
+            }
+            Resource::Volume(_) | Resource::Group(_) | Resource::Import(_) | Resource::Upload(_) => false,
         }
     }
 }

@@ -1,43 +1,29 @@
 //! A cloud in memory for tests: EC2's states, delays, tokens and late visibility; calls that fail before or after their effect. Time is
 //! tokio's, which tests let pass as fast as it can.
 
+mod faults;
+mod objects;
+mod site;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use rocks_common::ids::HostName;
 use tokio::time::{Instant, sleep};
 
 use crate::cloud::{
-    Ami, Answer, Cloud, CloudError, Instance, InstanceState, Launch, NewSnapshot, NewTemplate, NewVolume, Owned,
-    Registration, Resource, Rule, Snapshot, SnapshotState, Subnet, Tags, Template, Volume, VolumeState, Whose,
+    Ami, Answer, Cloud, CloudError, Import, Instance, InstanceState, Launch, NewImport, NewSnapshot, NewTemplate,
+    NewVolume, Owned, Registration, Resource, Rule, Snapshot, SnapshotState, Source, Subnet, Tags, Template, Volume,
+    VolumeState, Whose,
 };
-use crate::engine::{Blocks, Shipped, Site, SiteError};
-use crate::ids::{AccountId, AmiId, GroupId, InstanceId, ProvisionId, SnapshotId, SubnetId, TemplateId, VolumeId};
-use crate::order::Order;
-use crate::record::Record;
+use crate::ids::{AmiId, GroupId, ImportId, InstanceId, ProvisionId, SnapshotId, SubnetId, TemplateId, VolumeId};
+
+pub(crate) use faults::{Dice, Faults};
+pub(crate) use site::SimSite;
 
 /// How long what was made may be unknown to those who ask.
 const LAG: Duration = Duration::from_secs(8);
-
-/// A generator that gives the same for the same seed.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit.max(1)
-    }
-}
 
 #[derive(Debug)]
 struct Thing {
@@ -50,27 +36,38 @@ struct Thing {
 
 #[derive(Debug)]
 enum Kind {
-    Instance { ready: Instant, user_data: String, is_bad: bool },
-    Volume { attached: Option<(String, Instant)>, written: bool },
-    Snapshot { whole: Option<Instant>, blocks: BTreeSet<u32> },
-    Ami { name: String, snapshot: String },
-    Group { name: String, rules: Vec<Rule> },
-    Template { name: String, image: String, user_data: String },
-}
-
-/// What goes wrong.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Faults {
-    /// Of a thousand calls, so many fail before anything is done.
-    pub(crate) before: u64,
-    /// Of a thousand calls, so many are done, and the answer is lost.
-    pub(crate) after: u64,
-    /// Calls of these names are denied.
-    pub(crate) denied: Vec<&'static str>,
-    /// Launches, from the first, whose instances end at once.
-    pub(crate) stillborn: u32,
-    /// There is never room for an instance.
-    pub(crate) full: bool,
+    Instance {
+        ready: Instant,
+        user_data: String,
+        is_bad: bool,
+    },
+    Volume {
+        attached: Option<(String, Instant)>,
+        written: bool,
+    },
+    Snapshot {
+        whole: Option<Instant>,
+        blocks: BTreeSet<u32>,
+    },
+    /// `of`: its snapshot, or the place of its manifest.
+    Ami {
+        name: String,
+        of: String,
+    },
+    Import {
+        ends: Instant,
+        snapshot: Option<String>,
+        key: String,
+    },
+    Group {
+        name: String,
+        rules: Vec<Rule>,
+    },
+    Template {
+        name: String,
+        image: String,
+        user_data: String,
+    },
 }
 
 struct State {
@@ -79,6 +76,7 @@ struct State {
     dice: Dice,
     faults: Faults,
     launches: u32,
+    store: objects::Store,
     /// What was called, for the policy.
     called: BTreeSet<&'static str>,
 }
@@ -100,6 +98,7 @@ impl Sim {
             dice: Dice::new(seed),
             faults,
             launches: 0,
+            store: objects::Store::default(),
             called: BTreeSet::new(),
         };
         Self { state: Mutex::new(state) }
@@ -116,7 +115,13 @@ impl Sim {
     /// All that lives, however new.
     pub(crate) fn alive(&self) -> Vec<String> {
         let state = self.state();
-        state.things.iter().filter(|(_, thing)| thing.gone.is_none()).map(|(id, _)| id.clone()).collect()
+        let is_alive = |thing: &Thing| match &thing.state {
+            // What has ended is only told.
+            Kind::Import { snapshot, .. } => snapshot.is_none() && thing.gone.is_none(),
+            _ => thing.gone.is_none(),
+        };
+        let things = state.things.iter().filter(|(_, thing)| is_alive(thing)).map(|(id, _)| id.clone());
+        things.chain(state.store.places()).collect()
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
@@ -456,7 +461,7 @@ impl Cloud for Sim {
     async fn delete_snapshot(&self, id: &SnapshotId) -> Answer<()> {
         self.call("ec2:DeleteSnapshot", |state| {
             let in_use = state.things.values().any(|thing| match &thing.state {
-                Kind::Ami { snapshot, .. } => snapshot == id.as_str() && thing.gone.is_none(),
+                Kind::Ami { of, .. } => of == id.as_str() && thing.gone.is_none(),
                 _ => false,
             });
             if in_use {
@@ -501,6 +506,37 @@ impl Cloud for Sim {
         .await
     }
 
+    async fn import_snapshot(&self, new: &NewImport) -> Answer<ImportId> {
+        self.call("ec2:ImportSnapshot", |state| state.begin_import(new)).await
+    }
+
+    async fn import(&self, id: &ImportId) -> Answer<Option<Import>> {
+        self.call("ec2:DescribeImportSnapshotTasks", |state| Ok(state.look_at_import(id.as_str()))).await
+    }
+
+    async fn cancel_import(&self, id: &ImportId) -> Answer<()> {
+        self.call("ec2:CancelImportTask", |state| {
+            state.advance_imports();
+            if let Ok(Thing { state: Kind::Import { snapshot: None, .. }, gone, .. }) = state.get(id.as_str()) {
+                *gone = Some(Instant::now());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn tag_snapshot(&self, id: &SnapshotId, tags: &Tags) -> Answer<()> {
+        self.call("ec2:CreateTags", |state| {
+            state.get(id.as_str())?.tags = tags.clone();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn imports(&self, whose: Whose<'_>) -> Answer<Vec<Owned>> {
+        self.call("ec2:DescribeImportSnapshotTasks", |state| Ok(state.owned_imports(whose))).await
+    }
+
     async fn register(&self, image: &Registration) -> Answer<AmiId> {
         self.call("ec2:RegisterImage", |state| {
             let same = state.things.iter().find(|(_, thing)| match &thing.state {
@@ -510,14 +546,19 @@ impl Cloud for Sim {
             if let Some((id, _)) = same {
                 return Ok(parsed(id));
             }
-            let whole = match &state.get(image.snapshot.as_str())?.state {
-                Kind::Snapshot { whole, .. } => whole.is_some_and(|whole| whole <= Instant::now()),
-                _ => false,
+            let (of, whole) = match &image.of {
+                Source::Snapshot(id) => match &state.get(id.as_str())?.state {
+                    Kind::Snapshot { whole, .. } => {
+                        (id.to_string(), whole.is_some_and(|whole| whole <= Instant::now()))
+                    }
+                    _ => (id.to_string(), false),
+                },
+                Source::Bundle(bucket, key) => (key.to_string(), state.store.is_bundle(bucket, key)),
             };
             if !whole {
                 return Err(CloudError::State("IncorrectState: the snapshot is pending".to_owned()));
             }
-            let kind = Kind::Ami { name: image.name.clone(), snapshot: image.snapshot.to_string() };
+            let kind = Kind::Ami { name: image.name.clone(), of };
             Ok(parsed(&state.make("ami", None, &image.tags, kind)))
         })
         .await
@@ -529,7 +570,7 @@ impl Cloud for Sim {
                 id: id.clone(),
                 available: Some(true),
                 snapshot: None,
-                root_device: "/dev/xvda".to_owned(),
+                root_device: Some("/dev/xvda".to_owned()),
                 architecture: "x86_64".to_owned(),
             };
             // Images of others are always there.
@@ -564,7 +605,7 @@ impl Cloud for Sim {
                     Whose::Site(site) => thing.tags.site == site,
                     Whose::Provision(site, provision) => thing.tags.site == site && thing.tags.provision == *provision,
                 };
-                if thing.gone.is_some() || !fits {
+                if thing.gone.is_some() || !fits || matches!(thing.state, Kind::Import { .. }) {
                     continue;
                 }
                 let resource = match thing.state {
@@ -574,6 +615,7 @@ impl Cloud for Sim {
                     Kind::Snapshot { .. } => Resource::Snapshot(parsed(&id)),
                     Kind::Ami { .. } => Resource::Ami(parsed(&id)),
                     Kind::Group { .. } => Resource::Group(parsed(&id)),
+                    Kind::Import { .. } => Resource::Import(parsed(&id)),
                 };
                 let (provision, role) = (Some(thing.tags.provision.clone()), thing.tags.role.clone());
                 all.push(Owned { resource, provision, role });
@@ -581,151 +623,6 @@ impl Cloud for Sim {
             Ok(all)
         })
         .await
-    }
-}
-
-/// A frontend in memory.
-pub(crate) struct SimSite<'s> {
-    pub(crate) cloud: &'s Sim,
-    pub(crate) kept: Mutex<Option<Record>>,
-    pub(crate) hosts: Mutex<BTreeSet<String>>,
-    pub(crate) ships: Mutex<u32>,
-    /// Templates whose instances are let in.
-    pub(crate) lets_in: Mutex<BTreeSet<TemplateId>>,
-    /// Hosts that never become what they should be.
-    pub(crate) never: Vec<HostName>,
-    pub(crate) store_is_full: std::sync::atomic::AtomicBool,
-    /// How often something was kept.
-    keeps: std::sync::atomic::AtomicU64,
-}
-
-impl<'s> SimSite<'s> {
-    pub(crate) fn new(cloud: &'s Sim) -> Self {
-        Self {
-            cloud,
-            kept: Mutex::default(),
-            hosts: Mutex::default(),
-            ships: Mutex::default(),
-            lets_in: Mutex::default(),
-            never: Vec::new(),
-            store_is_full: false.into(),
-            keeps: 0.into(),
-        }
-    }
-
-    pub(crate) fn kept(&self) -> Option<Record> {
-        self.kept.lock().expect("no panic").clone()
-    }
-}
-
-struct SimBlocks(Vec<u32>);
-
-impl Blocks for SimBlocks {
-    fn indices(&self) -> &[u32] {
-        &self.0
-    }
-
-    fn read(&self, _: u32) -> io::Result<Vec<u8>> {
-        Ok(vec![1; 512 << 10])
-    }
-}
-
-impl Site for SimSite<'_> {
-    fn now(&self) -> Timestamp {
-        Timestamp::UNIX_EPOCH
-    }
-
-    async fn keep(&self, record: &Record) -> Result<(), SiteError> {
-        // Quick mostly, and at times slower than the cloud: steps end while others keep what they know.
-        let nth = self.keeps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        sleep(Duration::from_millis([5, 70, 3, 900, 20][usize::try_from(nth % 5).unwrap_or_default()])).await;
-        if self.store_is_full.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(SiteError { what: "the store is full".to_owned(), hint: None });
-        }
-        // What is kept can be read again.
-        let text = serde_json::to_string(record).expect("it can be written");
-        *self.kept.lock().expect("no panic") = Some(serde_json::from_str(&text).expect("it can be read"));
-        Ok(())
-    }
-
-    async fn build(&self, _: &Order) -> Result<(), SiteError> {
-        sleep(Duration::from_secs(15)).await;
-        Ok(())
-    }
-
-    async fn receiver(&self, record: &Record, volume: &VolumeId, device: &str) -> Result<String, SiteError> {
-        self.hosts.lock().expect("no panic").insert(format!("receiver-{}", record.id));
-        Ok(format!("receive {volume} {device}"))
-    }
-
-    async fn ship(&self, record: &Record, to: SocketAddr) -> Result<Shipped, SiteError> {
-        sleep(Duration::from_secs(30)).await;
-        let mut state = self.cloud.state();
-        let volume = record.found.volume.as_ref().expect("a volume").as_str();
-        let receiver = record.found.receiver.as_ref().expect("a receiver").as_str();
-        assert!(state.is_attached_to(receiver) && to.port() == 8444, "shipped to a receiver without its volume");
-        let is_open = state.things.values().any(|thing| match &thing.state {
-            Kind::Group { rules, .. } => rules.iter().any(|rule| rule.from == "198.51.100.7/32" && rule.port == 8444),
-            _ => false,
-        });
-        assert!(is_open, "the port is not open");
-        if let Some(Thing { state: Kind::Volume { written, .. }, .. }) = state.things.get_mut(volume) {
-            *written = true;
-        }
-        *self.ships.lock().expect("no panic") += 1;
-        Ok(Shipped { sent_bytes: 1000, digest: "d".to_owned() })
-    }
-
-    async fn blocks(&self, _: &Order) -> Result<Box<dyn Blocks>, SiteError> {
-        Ok(Box::new(SimBlocks((0..1500).step_by(2).collect())))
-    }
-
-    async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
-        self.hosts.lock().expect("no panic").insert(host.to_string());
-        Ok(format!("{}/{host}", record.id))
-    }
-
-    async fn template(&self, record: &Record) -> Result<String, SiteError> {
-        Ok(format!("enrol as {}", record.id))
-    }
-
-    async fn let_in(&self, record: &Record, _: &AccountId) -> Result<(), SiteError> {
-        let template = record.found.template.clone().expect("a template");
-        let state = self.cloud.state();
-        let known = state.things.get(template.as_str()).map(|thing| &thing.state);
-        let ami = record.found.ami.as_ref().expect("an image");
-        let is_ours = matches!(known, Some(Kind::Template { image, user_data, .. })
-            if image == ami.as_str() && *user_data == format!("enrol as {}", record.id));
-        assert!(is_ours, "{known:?}");
-        self.lets_in.lock().expect("no panic").insert(template);
-        Ok(())
-    }
-
-    async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {
-        let state = self.cloud.state();
-        let runs = |host: &HostName| {
-            state.things.values().any(|thing| match &thing.state {
-                Kind::Instance { ready, is_bad, .. } => {
-                    thing.tags.role == host.as_str()
-                        && thing.gone.is_none()
-                        && !is_bad
-                        && ready.elapsed() > Duration::from_secs(20)
-                }
-                _ => false,
-            })
-        };
-        Ok(hosts.iter().filter(|host| runs(host) && !self.never.contains(host)).cloned().collect())
-    }
-
-    async fn received(&self, record: &Record) -> Result<(), SiteError> {
-        self.hosts.lock().expect("no panic").remove(&format!("receiver-{}", record.id));
-        Ok(())
-    }
-
-    async fn forget(&self, _: &Record) -> Result<(), SiteError> {
-        self.hosts.lock().expect("no panic").clear();
-        self.lets_in.lock().expect("no panic").clear();
-        Ok(())
     }
 }
 

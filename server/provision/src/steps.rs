@@ -9,11 +9,12 @@ use rocks_common::ids::HostName;
 
 use crate::cloud::{
     Ami, Cloud, CloudError, Instance, InstanceState, Launch, NewSnapshot, NewVolume, Registration, Resource, Rule,
-    SnapshotState, VolumeState, Whose,
+    SnapshotState, Source, VolumeState, Whose,
 };
 use crate::engine::{Site, SiteError, StepError, Work};
 use crate::ids::{AmiId, InstanceId, SnapshotId, VolumeId};
-use crate::order::Shipment;
+use crate::objects::Objects;
+use crate::order::{End, Shipment};
 use crate::plan::Step;
 use crate::record::{Launched, Record};
 use crate::retry::{Wait, insist, until};
@@ -23,7 +24,7 @@ pub(crate) const DEVICE: &str = "/dev/sdf";
 /// The root device of images that we register.
 pub(crate) const ROOT_DEVICE: &str = "/dev/xvda";
 /// How often the cloud is asked how far it is.
-const EVERY: Duration = Duration::from_secs(2);
+pub(crate) const EVERY: Duration = Duration::from_secs(2);
 /// How long an instance or a volume may take to be there.
 const BOOT: Duration = Duration::from_secs(600);
 /// How long a snapshot may take.
@@ -43,14 +44,14 @@ const BLOCKS: usize = 64;
 /// What a receiver is called, in tags.
 const RECEIVER: &str = "receiver";
 /// What the volume and the snapshot are called, in tags.
-const IMAGE: &str = "image";
+pub(crate) const IMAGE: &str = "image";
 
 /// Something that an earlier step should have left.
 pub(crate) fn lacks(what: &str) -> StepError {
     StepError::Site(SiteError { what: format!("the record has no {what}"), hint: None })
 }
 
-impl<C: Cloud, S: Site> Work<'_, C, S> {
+impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     pub(crate) async fn step(&self, step: Step) -> Result<(), StepError> {
         match step {
             Step::Build => Ok(self.site.build(&self.record().order).await?),
@@ -65,6 +66,10 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
             Step::Clean => self.clean().await,
             Step::Blocks => self.blocks().await,
             Step::Seal => self.seal().await,
+            Step::Bundle => Ok(self.site.bundle(&self.record()).await.map(drop)?),
+            Step::Upload => self.upload().await,
+            Step::Import => self.import().await,
+            Step::Discard => self.discard().await,
             Step::Register => self.register().await,
             Step::Template => self.template().await,
             Step::Launch => self.launch().await,
@@ -72,7 +77,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
         }
     }
 
-    async fn shipment(&self) -> Result<Shipment, StepError> {
+    pub(crate) async fn shipment(&self) -> Result<Shipment, StepError> {
         self.record().order.shipment.ok_or_else(|| lacks("image to send"))
     }
 
@@ -250,7 +255,7 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
         }
     }
 
-    async fn until_snapshot(&self, id: &SnapshotId) -> Result<(), StepError> {
+    pub(crate) async fn until_snapshot(&self, id: &SnapshotId) -> Result<(), StepError> {
         let whole = until("the snapshot is not whole", EVERY, SNAPSHOT, || async {
             let snapshot = self.cloud.snapshot(id).await?;
             match snapshot.ok_or_else(|| CloudError::Missing(format!("{id} is not known")))?.state {
@@ -325,10 +330,17 @@ impl<C: Cloud, S: Site> Work<'_, C, S> {
 
     async fn register(&self) -> Result<(), StepError> {
         let (record, shipment) = (self.record(), self.shipment().await?);
+        let registers = record.order.store().is_some_and(|store| store.end == End::Register);
+        let of = if registers {
+            self.site.sent(&record).await?;
+            self.bundled().await?
+        } else {
+            Source::Snapshot(record.found.snapshot.clone().ok_or_else(|| lacks("snapshot"))?)
+        };
         let image = Registration {
             name: format!("rocks-{}-{}", shipment.image, record.id),
             description: format!("{}, by Rocks", shipment.image),
-            snapshot: record.found.snapshot.clone().ok_or_else(|| lacks("snapshot"))?,
+            of,
             architecture: record.order.architecture.clone(),
             boot: shipment.boot,
             root_device: ROOT_DEVICE.to_owned(),

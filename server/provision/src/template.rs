@@ -2,13 +2,14 @@
 
 use crate::cloud::{Cloud, NewTemplate};
 use crate::engine::{Site, StepError, Work};
+use crate::objects::Objects;
 use crate::retry::{Wait, insist};
 use crate::steps::lacks;
 
 /// What a launch template is called, in tags.
 const TEMPLATE: &str = "template";
 
-impl<C: Cloud, S: Site> Work<'_, C, S> {
+impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     pub(crate) async fn template(&self) -> Result<(), StepError> {
         let record = self.record();
         let order = &record.order;

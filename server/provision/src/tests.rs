@@ -11,11 +11,26 @@ use tokio::time::{Instant, sleep};
 
 use crate::cloud::{BootMode, Owned, Resource};
 use crate::engine::{Site, run};
-use crate::order::{Method, Order, Shipment};
+use crate::objects::{BucketName, Place};
+use crate::order::{End, Method, Order, Shipment, Store};
 use crate::plan::{Step, plan};
 use crate::record::{Record, Status};
 use crate::sim::{Dice, Faults, Sim, SimSite, provision};
 use crate::undo::{end_leaks, leaks};
+
+/// Where objects go.
+fn bucket() -> BucketName {
+    BucketName::of_site("site-1", "us-east-1").expect("a name")
+}
+
+/// By way of S3, and registered there.
+fn registered(count: u32) -> Order {
+    let mut order = order(Method::Bundle, count);
+    if let Some(store) = order.shipment.as_mut().and_then(|shipment| shipment.store.as_mut()) {
+        store.end = End::Register;
+    }
+    order
+}
 
 fn order(method: Method, count: u32) -> Order {
     let host = |number| format!("compute-0-{number}").parse::<HostName>().expect("a name");
@@ -28,6 +43,7 @@ fn order(method: Method, count: u32) -> Order {
         receiver: Some("ami-0bace000000000001".parse().expect("an id")),
         parent: None,
         base: None,
+        store: (method == Method::Bundle).then(|| Store { bucket: bucket(), end: End::Import, role: None }),
     };
     Order {
         appliance: "compute".parse().expect("a name"),
@@ -54,7 +70,10 @@ fn order(method: Method, count: u32) -> Order {
 }
 
 fn begun(method: Method, count: u32) -> Record {
-    let order = order(method, count);
+    begun_with(order(method, count))
+}
+
+fn begun_with(order: Order) -> Record {
     assert_eq!(order.check(), Ok(()));
     Record::new(provision("compute-1"), "site-1".to_owned(), order, Timestamp::UNIX_EPOCH)
 }
@@ -82,6 +101,11 @@ fn stray(cloud: &Sim, record: &Record) -> Vec<String> {
             Some("lt") => Resource::Template(id.parse().expect("an id")),
             Some("vol") => Resource::Volume(id.parse().expect("an id")),
             Some("snap") => Resource::Snapshot(id.parse().expect("an id")),
+            Some("import") => Resource::Import(id.parse().expect("an id")),
+            Some(place) if place.starts_with("s3:") => {
+                let place: Place = id.parse().expect("a place");
+                if place.upload.is_some() { Resource::Upload(place) } else { Resource::Object(place) }
+            }
             _ => Resource::Group(id.parse().expect("an id")),
         };
         record.keeps(&resource)
@@ -98,8 +122,9 @@ fn what_does_not_wait_for_each_other_runs_at_the_same_time() {
     assert_eq!(plan(&order(Method::Lite, 1)).len(), 2);
     assert_eq!(plan(&order(Method::Ebs, 0)).len(), 4);
     // Whoever waits, waits for what comes before it in the list.
-    for method in [Method::Udt, Method::Ebs, Method::Lite] {
-        let steps = plan(&order(method, 1));
+    let every = [Method::Udt, Method::Ebs, Method::Lite, Method::Bundle];
+    for order in every.map(|method| order(method, 1)).into_iter().chain([registered(1)]) {
+        let steps = plan(&order);
         for (at, one) in steps.iter().enumerate() {
             assert!(one.after.iter().all(|before| steps[..at].iter().any(|earlier| earlier.step == *before)));
         }
@@ -108,14 +133,16 @@ fn what_does_not_wait_for_each_other_runs_at_the_same_time() {
 
 #[test]
 fn each_method_ends_with_what_was_asked_for_and_nothing_else() {
-    for (method, count) in [(Method::Udt, 2), (Method::Ebs, 3), (Method::Lite, 16), (Method::Udt, 0)] {
+    let orders = [(Method::Udt, 2), (Method::Ebs, 3), (Method::Lite, 16), (Method::Udt, 0), (Method::Bundle, 2)];
+    for order in orders.map(|(method, count)| order(method, count)).into_iter().chain([registered(1)]) {
         test(async {
+            let count = order.hosts.len();
             let cloud = Sim::new(1, Faults::default());
             let site = SimSite::new(&cloud);
             let began = Instant::now();
-            let record = run(&cloud, &site, begun(method, count), &mut never()).await.expect("kept");
+            let record = run(&cloud, &site, begun_with(order), &mut never()).await.expect("kept");
             assert_eq!(record.status, Status::Done, "{record:#?}");
-            assert_eq!(record.found.instances.len(), count as usize);
+            assert_eq!(record.found.instances.len(), count);
             assert!(record.found.instances.values().all(|one| one.converged.is_some() && one.address.is_some()));
             assert_eq!(stray(&cloud, &record), Vec::<String>::new());
             assert_eq!(site.kept().as_ref(), Some(&record));
@@ -126,9 +153,9 @@ fn each_method_ends_with_what_was_asked_for_and_nothing_else() {
 }
 
 /// Runs it with kills at random moments, each followed by a new frontend, until it ends.
-async fn with_kills(cloud: &Sim, site: &SimSite<'_>, method: Method, dice: &mut Dice, cancels: bool) -> Record {
+async fn with_kills(cloud: &Sim, site: &SimSite<'_>, order: Order, dice: &mut Dice, cancels: bool) -> Record {
     let (cancel, mut cancelled) = watch::channel(false);
-    site.keep(&begun(method, 3)).await.expect("kept");
+    site.keep(&begun_with(order)).await.expect("kept");
     for kills in 0.. {
         let record = site.kept().expect("a record");
         if !record.status.is_open() {
@@ -150,14 +177,20 @@ async fn with_kills(cloud: &Sim, site: &SimSite<'_>, method: Method, dice: &mut 
 
 #[test]
 fn a_frontend_that_is_killed_anywhere_goes_on_or_undoes_all() {
-    for seed in 0..240 {
-        let method = [Method::Udt, Method::Ebs, Method::Lite][seed as usize % 3];
+    for seed in 0..400 {
+        let order = match seed % 5 {
+            0 => order(Method::Udt, 3),
+            1 => order(Method::Ebs, 3),
+            2 => order(Method::Lite, 3),
+            3 => order(Method::Bundle, 3),
+            _ => registered(3),
+        };
         let cancels = seed % 2 == 1;
         test(async {
             let cloud = Sim::new(seed, Faults { before: 30, after: 30, ..Faults::default() });
             let site = SimSite::new(&cloud);
             let mut dice = Dice::new(seed + 1000);
-            let record = with_kills(&cloud, &site, method, &mut dice, cancels).await;
+            let record = with_kills(&cloud, &site, order, &mut dice, cancels).await;
             match record.status {
                 Status::Done => {
                     assert_eq!(record.found.instances.len(), 3);
@@ -169,7 +202,7 @@ fn a_frontend_that_is_killed_anywhere_goes_on_or_undoes_all() {
             // Whatever was made twice shows up by now.
             sleep(Duration::from_secs(60)).await;
             cloud.set_faults(Faults::default());
-            let leaked = leaks(&cloud, "site-1", std::slice::from_ref(&record)).await.expect("listed");
+            let leaked = leaks(&cloud, "site-1", &bucket(), std::slice::from_ref(&record)).await.expect("listed");
             assert_eq!(leaked, Vec::<Owned>::new(), "seed {seed}");
             assert_eq!(stray(&cloud, &record), Vec::<String>::new(), "seed {seed}");
         });
@@ -178,14 +211,34 @@ fn a_frontend_that_is_killed_anywhere_goes_on_or_undoes_all() {
 
 #[test]
 fn who_may_not_do_a_step_is_told_the_action_and_leaves_nothing() {
-    for action in
-        ["ec2:RunInstances", "ec2:CreateVolume", "ec2:CreateSnapshot", "ec2:RegisterImage", "ebs:PutSnapshotBlock"]
-    {
+    for action in [
+        "ec2:RunInstances",
+        "ec2:CreateVolume",
+        "ec2:CreateSnapshot",
+        "ec2:RegisterImage",
+        "ebs:PutSnapshotBlock",
+        "s3:CreateBucket",
+        "s3:PutObject",
+        "s3:DeleteObject",
+        "ec2:ImportSnapshot",
+        "ec2:CreateTags",
+    ] {
         test(async {
             let cloud = Sim::new(7, Faults { denied: vec![action], ..Faults::default() });
             let site = SimSite::new(&cloud);
-            let method = if action.starts_with("ebs") { Method::Ebs } else { Method::Udt };
-            let record = run(&cloud, &site, begun(method, 1), &mut never()).await.expect("kept");
+            let method = match action {
+                "ebs:PutSnapshotBlock" => Method::Ebs,
+                "ec2:ImportSnapshot" | "ec2:CreateTags" => Method::Bundle,
+                _ if action.starts_with("s3:") => Method::Bundle,
+                _ => Method::Udt,
+            };
+            let mut record = run(&cloud, &site, begun(method, 1), &mut never()).await.expect("kept");
+            if action == "s3:DeleteObject" {
+                // What may not be removed stays until it may be.
+                assert!(record.trouble.as_deref().is_some_and(|trouble| trouble.contains(action)), "{record:?}");
+                cloud.set_faults(Faults::default());
+                record = run(&cloud, &site, record, &mut never()).await.expect("kept");
+            }
             let Status::Failed { why } = &record.status else { panic!("{record:?}") };
             assert!(why.what.contains(action) && why.hint.as_deref().is_some_and(|hint| hint.contains("iam.json")));
             assert_eq!(cloud.alive(), Vec::<String>::new());
@@ -206,6 +259,47 @@ fn what_cannot_be_undone_stays_open_and_is_undone_by_the_next() {
         let record = run(&cloud, &site, record, &mut never()).await.expect("kept");
         assert!(matches!(record.status, Status::Failed { .. }) && cloud.alive().is_empty());
     });
+}
+
+#[test]
+fn what_is_in_s3_is_not_sent_again() {
+    for seed in 0..40 {
+        let order = if seed % 2 == 0 { order(Method::Bundle, 0) } else { registered(0) };
+        test(async {
+            let cloud = Sim::new(seed, Faults::default());
+            let site = SimSite::new(&cloud);
+            let record = with_kills(&cloud, &site, order, &mut Dice::new(seed), false).await;
+            assert_eq!(record.status, Status::Done, "{record:#?}");
+            // Whoever is killed while a part travels has sent it without knowing.
+            assert!(cloud.most_puts() <= 2, "seed {seed}: {}", cloud.most_puts());
+            assert!(record.found.upload.is_none() && record.found.sent_bytes == Some(80));
+        });
+    }
+}
+
+#[test]
+fn an_image_in_s3_that_is_cancelled_leaves_neither_object_nor_upload_nor_import() {
+    for seed in 0..30 {
+        let order = if seed % 3 == 0 { registered(1) } else { order(Method::Bundle, 1) };
+        test(async {
+            let cloud = Sim::new(seed, Faults::default());
+            let site = SimSite::new(&cloud);
+            let (cancel, mut cancelled) = watch::channel(false);
+            let work = run(&cloud, &site, begun_with(order), &mut cancelled);
+            let stopper = async {
+                sleep(Duration::from_secs(40 + 3 * seed)).await;
+                cancel.send_replace(true);
+            };
+            let (record, ()) = tokio::join!(work, stopper);
+            assert!(matches!(record.expect("kept").status, Status::Cancelled | Status::Done));
+            let mut record = site.kept().expect("a record");
+            if record.status == Status::Done {
+                record.status = Status::Ending { why: None };
+                record = run(&cloud, &site, record, &mut never()).await.expect("kept");
+            }
+            assert_eq!((record.status, cloud.alive()), (Status::Cancelled, Vec::new()), "seed {seed}");
+        });
+    }
 }
 
 #[test]
@@ -338,9 +432,9 @@ fn leaks_are_found_and_ended_and_what_is_kept_is_not() {
         let forgotten = run(&cloud, &site, other, &mut never()).await.expect("kept");
         sleep(Duration::from_secs(60)).await;
         let both = [done.clone(), forgotten];
-        assert_eq!(leaks(&cloud, "site-1", &both).await.expect("listed"), Vec::<Owned>::new());
-        assert_eq!(leaks(&cloud, "site-2", &[]).await.expect("listed"), Vec::<Owned>::new());
-        let leaked = leaks(&cloud, "site-1", &both[..1]).await.expect("listed");
+        assert_eq!(leaks(&cloud, "site-1", &bucket(), &both).await.expect("listed"), Vec::<Owned>::new());
+        assert_eq!(leaks(&cloud, "site-2", &bucket(), &[]).await.expect("listed"), Vec::<Owned>::new());
+        let leaked = leaks(&cloud, "site-1", &bucket(), &both[..1]).await.expect("listed");
         assert_eq!(leaked.len(), 3, "an image, its snapshot, an instance: {leaked:?}");
         end_leaks(&cloud, "site-1", &leaked).await.expect("ended");
         assert_eq!(cloud.alive().len(), 4);

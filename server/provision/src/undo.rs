@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::cloud::{Answer, Cloud, CloudError, Owned, Resource, Whose};
-use crate::ids::ProvisionId;
+use crate::objects::{self, BucketName, Objects, Place};
+use crate::order::Method;
 use crate::record::Record;
 use crate::retry::{Wait, insist};
 
@@ -13,17 +14,70 @@ use crate::retry::{Wait, insist};
 const QUIET: Duration = Duration::from_secs(30);
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(3);
+/// What objects are for.
+const ROLE: &str = "image";
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
+/// Where it is looked: what is not used is not asked for, so that nobody needs the right to.
+struct Look<'w> {
+    whose: Whose<'w>,
+    /// Whether there may be imports.
+    imports: bool,
+    /// Where there may be objects.
+    buckets: Vec<BucketName>,
+}
+
+impl<'w> Look<'w> {
+    fn at(record: &'w Record) -> Self {
+        let whose = Whose::Provision(&record.site, &record.id);
+        let buckets = record.order.store().map(|store| store.bucket.clone()).into_iter().collect();
+        Self { whose, imports: record.order.way() == Method::Bundle, buckets }
+    }
+
+    async fn owned<C: Cloud + Objects>(&self, cloud: &C) -> Answer<Vec<Owned>> {
+        let mut all = insist(Wait::Nothing, || cloud.owned(self.whose)).await?;
+        if self.imports {
+            all.extend(insist(Wait::Nothing, || cloud.imports(self.whose)).await?);
+        }
+        let (site, folder) = match self.whose {
+            Whose::Site(site) => (site, objects::folder(site, None)),
+            Whose::Provision(site, provision) => (site, objects::folder(site, Some(provision))),
+        };
+        for bucket in &self.buckets {
+            let uploads = insist(Wait::Nothing, || cloud.list_uploads(bucket, &folder)).await?;
+            let there = insist(Wait::Nothing, || cloud.list_objects(bucket, &folder)).await?;
+            let uploads = uploads.into_iter().map(|(key, upload)| (key, Some(upload)));
+            for (key, upload) in uploads.chain(there.into_iter().map(|one| (one.key, None))) {
+                let (provision, is_upload) = (objects::provision_of(site, &key), upload.is_some());
+                let place = Place { bucket: bucket.clone(), key, upload };
+                let resource = if is_upload { Resource::Upload(place) } else { Resource::Object(place) };
+                all.push(Owned { resource, provision, role: ROLE.to_owned() });
+            }
+        }
+        // What has tags by now and is told by its task, too.
+        all.sort_by(|a, b| a.resource.cmp(&b.resource));
+        all.dedup_by(|a, b| a.resource == b.resource);
+        Ok(all)
+    }
+}
+
 /// Removes one thing if it can be removed now. Gives false if it cannot yet.
-async fn remove<C: Cloud>(cloud: &C, resource: &Resource) -> Answer<bool> {
+async fn remove<C: Cloud + Objects>(cloud: &C, resource: &Resource) -> Answer<bool> {
     let result = match resource {
         Resource::Template(id) => insist(Wait::Nothing, || cloud.delete_template(id)).await,
         Resource::Instance(id) => insist(Wait::Nothing, || cloud.terminate(std::slice::from_ref(id))).await,
         Resource::Ami(id) => insist(Wait::Nothing, || cloud.deregister(id)).await,
         Resource::Snapshot(id) => insist(Wait::Nothing, || cloud.delete_snapshot(id)).await,
         Resource::Group(id) => insist(Wait::Nothing, || cloud.delete_group(id)).await,
+        Resource::Import(id) => insist(Wait::Nothing, || cloud.cancel_import(id)).await,
+        Resource::Object(at) => {
+            insist(Wait::Nothing, || cloud.delete_objects(&at.bucket, std::slice::from_ref(&at.key))).await
+        }
+        Resource::Upload(Place { bucket, key, upload: Some(upload) }) => {
+            insist(Wait::Nothing, || cloud.abort_upload(bucket, key, upload)).await
+        }
+        Resource::Upload(_) => Ok(()),
         Resource::Volume(id) => {
             let attached = insist(Wait::Nothing, || cloud.volume(id)).await?.is_some_and(|one| one.attached.is_some());
             if attached {
@@ -41,10 +95,11 @@ async fn remove<C: Cloud>(cloud: &C, resource: &Resource) -> Answer<bool> {
     }
 }
 
-/// Removes these things and waits until they are gone. What is removed first lets the next go: launch templates, instances, images, volumes, snapshots, groups.
-async fn remove_all<C: Cloud>(
+/// Removes these things and waits until they are gone. What is removed first lets the next go: launch templates, instances, images, volumes,
+/// snapshots, groups, what is in S3.
+async fn remove_all<C: Cloud + Objects>(
     cloud: &C,
-    whose: Whose<'_>,
+    look: &Look<'_>,
     chosen: &(dyn Fn(&Owned) -> bool + Sync),
     quiet: Duration,
 ) -> Answer<Vec<Resource>> {
@@ -52,9 +107,8 @@ async fn remove_all<C: Cloud>(
     let mut last_seen = Instant::now();
     let mut removed = Vec::new();
     loop {
-        let mut left: Vec<Owned> = insist(Wait::Nothing, || cloud.owned(whose)).await?;
+        let mut left = look.owned(cloud).await?;
         left.retain(chosen);
-        left.sort_by(|a, b| a.resource.cmp(&b.resource));
         if left.is_empty() {
             if last_seen.elapsed() >= quiet {
                 return Ok(removed);
@@ -79,25 +133,33 @@ async fn remove_all<C: Cloud>(
 ///
 /// # Errors
 /// What cannot be removed, and why.
-pub async fn undo<C: Cloud>(cloud: &C, site: &str, provision: &ProvisionId) -> Answer<()> {
-    remove_all(cloud, Whose::Provision(site, provision), &|_| true, QUIET).await.map(drop)
+pub async fn undo<C: Cloud + Objects>(cloud: &C, record: &Record) -> Answer<()> {
+    remove_all(cloud, &Look::at(record), &|_| true, QUIET).await.map(drop)
 }
 
 /// Removes what of a provision that is done serves no more; gives what that was.
 ///
 /// # Errors
 /// What cannot be removed, and why.
-pub async fn tidy<C: Cloud>(cloud: &C, record: &Record) -> Answer<Vec<Resource>> {
-    let whose = Whose::Provision(&record.site, &record.id);
-    remove_all(cloud, whose, &|one| !record.keeps(&one.resource), Duration::ZERO).await
+pub async fn tidy<C: Cloud + Objects>(cloud: &C, record: &Record) -> Answer<Vec<Resource>> {
+    remove_all(cloud, &Look::at(record), &|one| !record.keeps(&one.resource), Duration::ZERO).await
 }
 
-/// Things of the site that no provision owns.
+/// Things of the site that no provision owns. `bucket` is where its objects go, beside those buckets that provisions name.
 ///
 /// # Errors
 /// The cloud's.
-pub async fn leaks<C: Cloud>(cloud: &C, site: &str, records: &[Record]) -> Answer<Vec<Owned>> {
-    let owned = insist(Wait::Nothing, || cloud.owned(Whose::Site(site))).await?;
+pub async fn leaks<C: Cloud + Objects>(
+    cloud: &C,
+    site: &str,
+    bucket: &BucketName,
+    records: &[Record],
+) -> Answer<Vec<Owned>> {
+    let named = records.iter().filter_map(|record| record.order.store()).map(|store| store.bucket.clone());
+    let mut buckets: Vec<BucketName> = named.chain([bucket.clone()]).collect();
+    buckets.sort();
+    buckets.dedup();
+    let owned = Look { whose: Whose::Site(site), imports: true, buckets }.owned(cloud).await?;
     let is_kept = |one: &Owned| {
         let record = one.provision.as_ref().and_then(|id| records.iter().find(|record| record.id == *id));
         record.is_some_and(|record| record.keeps(&one.resource))
@@ -109,7 +171,17 @@ pub async fn leaks<C: Cloud>(cloud: &C, site: &str, records: &[Record]) -> Answe
 ///
 /// # Errors
 /// What cannot be removed, and why.
-pub async fn end_leaks<C: Cloud>(cloud: &C, site: &str, leaks: &[Owned]) -> Answer<Vec<Resource>> {
+pub async fn end_leaks<C: Cloud + Objects>(cloud: &C, site: &str, leaks: &[Owned]) -> Answer<Vec<Resource>> {
     let chosen = |one: &Owned| leaks.iter().any(|leak| leak.resource == one.resource);
-    remove_all(cloud, Whose::Site(site), &chosen, Duration::ZERO).await
+    let mut buckets: Vec<BucketName> = leaks
+        .iter()
+        .filter_map(|leak| match &leak.resource {
+            Resource::Object(place) | Resource::Upload(place) => Some(place.bucket.clone()),
+            _ => None,
+        })
+        .collect();
+    buckets.dedup();
+    // The snapshot of an import that has no tags yet is told by its task.
+    let imports = leaks.iter().any(|leak| matches!(leak.resource, Resource::Import(_) | Resource::Snapshot(_)));
+    remove_all(cloud, &Look { whose: Whose::Site(site), imports, buckets }, &chosen, Duration::ZERO).await
 }

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use rocks_common::ids::{ApplianceName, HostName, ImageName};
 use rocks_provision::cloud::BootMode;
 use rocks_provision::ids::{AmiId, GroupId, ProvisionId, SnapshotId, SubnetId};
-use rocks_provision::order::{Method, Order, Shipment};
+use rocks_provision::order::{End, Method, Order, Shipment, Store};
 use rocks_provision::plan::plan;
 use rocks_provision::record::{Record, Status};
 use serde::Deserialize;
@@ -65,6 +65,8 @@ pub(super) struct ProvisionOrder {
     receiver: Option<AmiId>,
     parent: Option<SnapshotId>,
     base: Option<ImageName>,
+    /// What becomes of the image in S3.
+    end: Option<End>,
     arch: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -126,7 +128,19 @@ impl ProvisionOrder {
             receiver: self.receiver.clone(),
             parent: self.parent.clone(),
             base: self.base.clone(),
+            store: self.store(admin)?,
         }))
+    }
+
+    /// How the image goes through S3, if it does.
+    fn store(&self, admin: &Admin) -> Result<Option<Store>, Failure> {
+        if self.method != Method::Bundle {
+            let title = "only the method bundle has an end";
+            return if self.end.is_none() { Ok(None) } else { Err(Failure::bad("bad-order", title)) };
+        }
+        let bucket = admin.provisions.bucket(self.region.as_ref().unwrap_or(&admin.config.aws_region))?;
+        let role = admin.config.aws_import_role.clone();
+        Ok(Some(Store { bucket, end: self.end.unwrap_or_default(), role }))
     }
 
     async fn order(self, admin: &Admin) -> Result<Order, Failure> {
@@ -135,7 +149,7 @@ impl ProvisionOrder {
             // A name that is an address is the one that agents use.
             admin.config.names.iter().find_map(|name| name.parse::<Ipv4Addr>().ok())
         });
-        let needs_address = shipment.is_some() && self.method != Method::Ebs;
+        let needs_address = shipment.is_some() && matches!(self.method, Method::Udt | Method::Lite);
         let frontend = match frontend {
             Some(frontend) => frontend,
             None if !needs_address => Ipv4Addr::UNSPECIFIED,

@@ -10,6 +10,7 @@ pub mod import;
 pub mod make;
 pub(crate) mod root;
 pub mod upload;
+pub mod vmdk;
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rocks_provision::cloud::{Answer, Cloud, Instance, Owned, Resource};
 use rocks_provision::engine::{self, SiteError};
 use rocks_provision::ids::InstanceId;
+use rocks_provision::objects::{BucketName, Objects};
 use rocks_provision::record::Record;
 use rocks_provision::undo;
 use tokio::runtime::Handle;
@@ -35,12 +36,17 @@ pub trait Account: Send + Sync {
     /// How these instances are. Those that the cloud does not know any more are left out.
     fn instances<'l>(&'l self, ids: &'l [InstanceId]) -> Later<'l, Answer<Vec<Instance>>>;
     /// What is ours and nobody's.
-    fn leaks<'l>(&'l self, site: &'l str, records: &'l [Record]) -> Later<'l, Answer<Vec<Owned>>>;
+    fn leaks<'l>(
+        &'l self,
+        site: &'l str,
+        bucket: &'l BucketName,
+        records: &'l [Record],
+    ) -> Later<'l, Answer<Vec<Owned>>>;
     /// Ends that.
     fn end_leaks<'l>(&'l self, site: &'l str, leaks: &'l [Owned]) -> Later<'l, Answer<Vec<Resource>>>;
 }
 
-impl<C: Cloud> Account for C {
+impl<C: Cloud + Objects> Account for C {
     fn run(
         &self,
         runtime: &Handle,
@@ -61,8 +67,13 @@ impl<C: Cloud> Account for C {
         Box::pin(Cloud::instances(self, ids))
     }
 
-    fn leaks<'l>(&'l self, site: &'l str, records: &'l [Record]) -> Later<'l, Answer<Vec<Owned>>> {
-        Box::pin(undo::leaks(self, site, records))
+    fn leaks<'l>(
+        &'l self,
+        site: &'l str,
+        bucket: &'l BucketName,
+        records: &'l [Record],
+    ) -> Later<'l, Answer<Vec<Owned>>> {
+        Box::pin(undo::leaks(self, site, bucket, records))
     }
 
     fn end_leaks<'l>(&'l self, site: &'l str, leaks: &'l [Owned]) -> Later<'l, Answer<Vec<Resource>>> {

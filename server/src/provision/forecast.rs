@@ -77,6 +77,7 @@ pub const fn method_of(method: order::Method) -> Method {
         order::Method::Udt => Method::Udt,
         order::Method::Ebs => Method::Ebs,
         order::Method::Lite => Method::Lite,
+        order::Method::Bundle => Method::Bundle,
     }
 }
 
@@ -127,6 +128,9 @@ const GROUPS: &[(&[Step], &[PhaseKind])] = &[
     (&[Step::Detach, Step::Snapshot], &[PhaseKind::Snapshot]),
     (&[Step::Blocks], &[PhaseKind::PutBlocks]),
     (&[Step::Seal], &[PhaseKind::Seal]),
+    (&[Step::Bundle], &[PhaseKind::Bundle]),
+    (&[Step::Upload], &[PhaseKind::Upload]),
+    (&[Step::Import], &[PhaseKind::Import]),
     (&[Step::Register], &[PhaseKind::Register]),
     (
         &[Step::Launch, Step::Converge],
@@ -203,6 +207,11 @@ pub(super) mod tests {
             receiver: Some("ami-0bace000000000001".parse().unwrap()),
             parent: None,
             base: None,
+            store: (method == order::Method::Bundle).then(|| order::Store {
+                bucket: "rocks-site-us-east-1".parse().unwrap(),
+                end: order::End::Import,
+                role: None,
+            }),
         };
         Order {
             appliance: "lite".parse().unwrap(),
@@ -264,7 +273,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_phase_of_a_method_is_measured_in_one_group_of_its_steps() {
-        for method in [order::Method::Udt, order::Method::Ebs, order::Method::Lite] {
+        for method in [order::Method::Udt, order::Method::Ebs, order::Method::Lite, order::Method::Bundle] {
             let order = order(method);
             let ask = ask(&order, &known(), Some(&known()), Software::of(10, Bytes(9_000_000)));
             let none = History::default();
@@ -282,7 +291,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_next_prediction_is_what_the_last_one_took() {
-        for method in [order::Method::Udt, order::Method::Ebs] {
+        for method in [order::Method::Udt, order::Method::Ebs, order::Method::Bundle] {
             let order = order(method);
             let ask = ask(&order, &known(), None, Software::default());
             let predict = |history: &History| {

@@ -3,6 +3,7 @@
 
 pub mod account;
 mod blocks;
+mod bundles;
 mod expire;
 pub mod forecast;
 pub mod known;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use rocks_provision::cloud::{Instance, Owned, Resource};
 use rocks_provision::engine::SiteError;
 use rocks_provision::ids::{InstanceId, ProvisionId};
+use rocks_provision::objects::BucketName;
 use rocks_provision::order::Order;
 use rocks_provision::record::{Record, Status};
 use tokio::sync::watch;
@@ -99,6 +101,14 @@ impl Provisions {
     pub async fn instance(&self, region: &str, id: &InstanceId) -> Result<Option<Instance>, ProvisionError> {
         let account = self.account(region).await?;
         Ok(account.instances(std::slice::from_ref(id)).await?.pop())
+    }
+
+    /// The bucket that this frontend's objects go into in a region.
+    ///
+    /// # Errors
+    /// The region's name is none.
+    pub fn bucket(&self, region: &str) -> Result<BucketName, ProvisionError> {
+        self.site.config.bucket(&self.tag, region).map_err(|error| ProvisionError::Order(error.to_string()))
     }
 
     /// Goes on with what an earlier frontend left open.
@@ -265,8 +275,11 @@ impl Provisions {
     /// # Errors
     /// The cloud's.
     pub async fn leaks(&self, region: &str) -> Result<Vec<Owned>, ProvisionError> {
-        let records = self.store.provisions().await?;
-        Ok(self.account(region).await?.leaks(&self.tag, &records).await?)
+        let mut records = self.store.provisions().await?;
+        // Buckets of other regions are none of this one's.
+        records.retain(|record| record.order.region == region);
+        let bucket = self.bucket(region)?;
+        Ok(self.account(region).await?.leaks(&self.tag, &bucket, &records).await?)
     }
 
     /// Ends them.

@@ -10,13 +10,14 @@ use base64::Engine as _;
 use jiff::Timestamp;
 use rocks_common::ids::{EnrolmentName, HostName, ImageName};
 use rocks_common::wire::{JoinToken, Outcome};
-use rocks_provision::engine::{Blocks, Shipped, Site, SiteError};
+use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError};
 use rocks_provision::ids::{AccountId, ProvisionId, VolumeId};
-use rocks_provision::order::Order;
+use rocks_provision::order::{End, Order};
 use rocks_provision::record::{Record, Status};
 use rocks_ship::shipment::Progress;
 
 use super::blocks::Changed;
+use super::bundles::{self, Files, Form, Signer};
 use super::userdata::{Job, user_data};
 use crate::ca::Authority;
 use crate::config::Config;
@@ -186,6 +187,28 @@ impl Frontend {
         Ok(())
     }
 
+    /// Where what goes into S3 is made for a provision.
+    fn bundles(&self, id: &ProvisionId) -> std::path::PathBuf {
+        self.config.state.join("bundles").join(id.as_str())
+    }
+
+    /// Who signs bundles.
+    ///
+    /// # Errors
+    /// The configuration does not say it.
+    fn signer(&self) -> Result<Signer, SiteError> {
+        let Config { bundle_account, bundle_certificate, bundle_key, bundle_ec2_certificate, .. } = &*self.config;
+        let all =
+            (bundle_account.clone(), bundle_certificate.clone(), bundle_key.clone(), bundle_ec2_certificate.clone());
+        let (Some(account), Some(certificate), Some(key), Some(ec2_certificate)) = all else {
+            return Err(SiteError {
+                what: "nobody is named who signs bundles".to_owned(),
+                hint: Some("set bundle_account, bundle_certificate, bundle_key and bundle_ec2_certificate".to_owned()),
+            });
+        };
+        Ok(Signer { account, certificate, key, ec2_certificate })
+    }
+
     fn disk(&self, image: &ImageName) -> Result<std::path::PathBuf, SiteError> {
         self.images
             .disk(image)
@@ -272,6 +295,45 @@ impl Site for Frontend {
         Ok(Box::new(changed))
     }
 
+    async fn bundle(&self, record: &Record) -> Result<Box<dyn Pieces>, SiteError> {
+        let shipment = record.order.shipment.as_ref().ok_or_else(|| failed(&"there is no image"))?;
+        let (disk, folder) = (self.disk(&shipment.image)?, self.bundles(&record.id));
+        let form = match record.order.store().map(|store| store.end) {
+            Some(End::Register) => Form::Bundle {
+                prefix: shipment.image.to_string(),
+                architecture: record.order.architecture.clone(),
+                signer: self.signer()?,
+            },
+            _ => Form::Disk,
+        };
+        let (told, mut heard) = tokio::sync::watch::channel(0_u64);
+        let mut work = tokio::task::spawn_blocking(move || {
+            let mut tell = |done| {
+                told.send_replace(done);
+            };
+            Files::of(&disk, &folder, &form, &mut tell)
+        });
+        let files = loop {
+            tokio::select! {
+                files = &mut work => break files,
+                Ok(()) = heard.changed() => {
+                    let done = *heard.borrow_and_update();
+                    self.says(&record.id, Some(format!("bundle {done}/{}", u64::from(shipment.gib) << 30)));
+                    // Often enough for people.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        };
+        self.says(&record.id, None);
+        let files = files.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        Ok(Box::new(files))
+    }
+
+    async fn sent(&self, record: &Record) -> Result<(), SiteError> {
+        let folder = self.bundles(&record.id);
+        bundles::remove(&folder).map_err(|error| failed(&format!("{}: {error}", folder.display())))
+    }
+
     async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
         let launch = record.found.launches.get(host).copied().unwrap_or(0);
         Ok(user_data(&self.join(record, host, launch).await?, None))
@@ -323,6 +385,7 @@ impl Site for Frontend {
     }
 
     async fn forget(&self, record: &Record) -> Result<(), SiteError> {
+        Site::sent(self, record).await?;
         self.remove(&[receiver_of(&record.id)?]).await?;
         let rules = self.store.enrolments().await.map_err(|error| failed(&error))?;
         for rule in rules.iter().filter(|rule| rule.provision.as_ref() == Some(&record.id)) {

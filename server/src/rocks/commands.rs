@@ -303,7 +303,7 @@ pub(super) static COMMANDS: &[Entry] = &[
         keys = &[
             (
                 "method",
-                "udt (default): ship an image to a receiver; lite: instances of an image that is there converge; ebs: blocks into a snapshot"
+                "udt (default): ship an image to a receiver; lite: instances of an image that is there converge; ebs: blocks into a snapshot; bundle: parts into S3"
             ),
             ("count", "how many instances (default: 1; 0: the image alone)"),
             (
@@ -329,6 +329,10 @@ pub(super) static COMMANDS: &[Entry] = &[
             ("port", "the receiver's port (default: 8444)"),
             ("parent", "the snapshot that the image differs from (for ebs)"),
             ("base", "the frontend's image that is in it"),
+            (
+                "end",
+                "import (default): a snapshot of what is in S3; register: the bundle itself, which old instance types boot (for bundle)"
+            ),
             ("encrypted", "no: volumes and snapshots are not encrypted"),
             ("kms-key", "the key that they are encrypted with (default: the account's own)"),
             ("arch", "x86_64 (default) or arm64"),

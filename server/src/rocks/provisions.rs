@@ -27,7 +27,7 @@ pub(super) fn provision(c: &Context<'_>) -> Done {
     body.insert("appliance".to_owned(), json!(c.names[0]));
     body.insert("method".to_owned(), json!(c.key("method").unwrap_or("udt")));
     for name in [
-        "name", "region", "ami", "image", "boot", "receiver", "parent", "base", "arch", "type", "subnet", "key",
+        "name", "region", "ami", "image", "boot", "receiver", "parent", "base", "end", "arch", "type", "subnet", "key",
         "from", "as",
     ] {
         if let Some(value) = c.key(name) {

@@ -38,6 +38,9 @@ pub struct Config {
     /// Whether instances share their image's bytes and keep only what they change. Quick for many instances; their root
     /// volumes cannot be snapshotted then.
     pub copy_on_write: bool,
+    /// EC2's private key (PEM), by which it opens bundles: images in S3 are taken then, as EC2 did in 2013. Without, they are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundle_key: Option<std::path::PathBuf>,
     /// What ids are made from. The same seed and the same calls give the same ids.
     pub seed: u64,
 }
@@ -258,6 +261,7 @@ impl Default for Config {
             capacity: BTreeMap::new(),
             noise_in_encrypted_gaps: false,
             copy_on_write: false,
+            bundle_key: None,
             seed: 1,
         }
     }

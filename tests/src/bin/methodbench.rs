@@ -200,7 +200,9 @@ fn dollars(before: &Value, after: &Value, book: &PriceBook) -> Result<f64> {
     for (what, count) in difference(before, after, "requests") {
         let thousand = match what.as_str() {
             "ebs:PutSnapshotBlock" => book.ebs_direct.map_or(0.0, |direct| direct.put_thousand.dollars()),
-            "s3:PutObject" => book.s3.put_thousand.dollars(),
+            "s3:PutObject" | "s3:CreateMultipartUpload" | "s3:UploadPart" | "s3:CompleteMultipartUpload" => {
+                book.s3.put_thousand.dollars()
+            }
             "s3:GetObject" => book.s3.get_thousand.dollars(),
             _ => 0.0,
         };

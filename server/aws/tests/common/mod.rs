@@ -1,6 +1,8 @@
 //! A local EC2, and a frontend that only pretends.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod parts;
+
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -10,12 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parts::Parts;
 use rocks_aws::{Aws, Keys, Settings};
 use rocks_common::ids::HostName;
 use rocks_provision::cloud::{BootMode, Tags};
-use rocks_provision::engine::{Blocks, Shipped, Site, SiteError};
+use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError};
 use rocks_provision::ids::{AccountId, AmiId, ProvisionId, VolumeId};
-use rocks_provision::order::{Method, Order, Shipment};
+use rocks_provision::objects::BucketName;
+use rocks_provision::order::{End, Method, Order, Shipment, Store};
 use rocks_provision::record::Record;
 use serde_json::Value;
 use tokio::time::sleep;
@@ -44,6 +48,14 @@ impl Minicloud {
     /// Starts one that knows at once what it made, for those who do not ask twice.
     pub(crate) fn start_prompt() -> Option<Self> {
         Self::start_with("")
+    }
+
+    /// Starts one with this configuration in TOML.
+    pub(crate) fn start_of(config: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("cloud.toml");
+        std::fs::write(&file, config).expect("written");
+        Self::start_with(&format!("--config {}", file.display()))
     }
 
     fn start_with(options: &str) -> Option<Self> {
@@ -107,6 +119,19 @@ impl Minicloud {
         serde_json::from_str(body).unwrap_or_else(|e| panic!("{body}: {e}"))
     }
 
+    /// What an address without a signature of ours gives: the status, and what is in it.
+    pub(crate) fn get(&self, address: &str) -> (u16, Vec<u8>) {
+        let path = address.strip_prefix(&format!("http://{}", self.address)).expect("an address of this cloud");
+        let mut stream = TcpStream::connect(self.address).expect("minicloud listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).and_then(|code| code.parse().ok());
+        (status.expect("a status"), answer.split_off(end + 4))
+    }
+
     /// Puts a fault into calls.
     pub(crate) fn fault(&self, fault: &Value) {
         self.ask("POST", "faults", &fault.to_string());
@@ -118,6 +143,18 @@ impl Minicloud {
         let calls = calls["calls"].as_array().cloned().unwrap_or_default();
         let of = |call: &Value| call["permissions"].as_array().cloned().unwrap_or_default();
         calls.iter().flat_map(of).filter_map(|one| one.as_str().map(str::to_owned)).collect()
+    }
+
+    /// What of a kind somebody still pays for.
+    pub(crate) fn held(&self, kind: &str) -> usize {
+        let bill = self.ask("GET", "bill", "");
+        let items = bill["items"].as_array().cloned().unwrap_or_default();
+        items.iter().filter(|item| item["kind"] == kind && item["end"].is_null()).count()
+    }
+
+    /// How often a call was made.
+    pub(crate) fn count(&self, call: &str) -> u64 {
+        self.ask("GET", "bill", "")["requests"][call].as_u64().unwrap_or(0)
     }
 
     /// Ids of what is there and neither terminated nor deleted, whosever it is.
@@ -153,6 +190,16 @@ pub(crate) fn tags(provision: &str, role: &str) -> Tags {
     Tags { site: SITE.to_owned(), provision: parsed(provision), role: role.to_owned() }
 }
 
+/// Whether there is what makes and opens the disks.
+pub(crate) fn has_qemu() -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("qemu-img").exists()))
+}
+
+/// Where objects go.
+pub(crate) fn bucket() -> BucketName {
+    BucketName::of_site("0123456789abcdef", "us-east-1").expect("a name")
+}
+
 /// An order by a method, of the image `ami` if the method needs one: the receiver's, or the lite one.
 pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
     let is_there = method == Method::Lite;
@@ -164,6 +211,7 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         receiver: ami.cloned(),
         parent: None,
         base: None,
+        store: (method == Method::Bundle).then(|| Store { bucket: bucket(), end: End::Import, role: None }),
     };
     Order {
         appliance: parsed("compute"),
@@ -181,7 +229,7 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         groups: Vec::new(),
         key: None,
         spot: false,
-        encrypted: method == Method::Ebs,
+        encrypted: matches!(method, Method::Ebs | Method::Bundle),
         kms_key: None,
         frontend: Ipv4Addr::new(198, 51, 100, 7),
         inside: false,
@@ -204,6 +252,8 @@ pub(crate) struct Pretender {
     pub(crate) lets_in: Mutex<Option<AccountId>>,
     /// The shipment never ends.
     pub(crate) ships_for_ever: AtomicBool,
+    /// What is sent by way of S3, when it was made.
+    made: Mutex<Option<Parts>>,
 }
 
 impl Pretender {
@@ -253,6 +303,19 @@ impl Site for Pretender {
 
     async fn blocks(&self, _: &Order) -> Result<Box<dyn Blocks>, SiteError> {
         Ok(Box::new(ThreeBlocks))
+    }
+
+    async fn bundle(&self, record: &Record) -> Result<Box<dyn Pieces>, SiteError> {
+        let mut made = self.made.lock().expect("no panic");
+        let parts = made.get_or_insert_with(|| match record.order.store().map(|store| store.end) {
+            Some(End::Register) => Parts::of_bundle(&parts::a_disk()),
+            _ => Parts::of_disk(&parts::a_disk()),
+        });
+        Ok(Box::new(parts.clone()))
+    }
+
+    async fn sent(&self, _: &Record) -> Result<(), SiteError> {
+        Ok(())
     }
 
     async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {

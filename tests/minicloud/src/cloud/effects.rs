@@ -28,7 +28,9 @@ pub(crate) enum Effect {
     /// Let only this into an instance.
     Firewall { instance: String, rules: Vec<Rule> },
     /// Make a snapshot's bytes of an object.
-    Import { task: String, snapshot: String, bucket: String, key: String },
+    Import { task: String, snapshot: String, bucket: String, key: String, format: String },
+    /// Make a snapshot's bytes of the bundle that a manifest names.
+    Unbundle { image: String, snapshot: String, bucket: String, key: String },
 }
 
 /// A machine to be booted.
@@ -116,5 +118,10 @@ pub(crate) enum Event {
     ImportFailed {
         task: String,
         why: String,
+    },
+    /// The blocks that hold data and the size in GiB, or why there is nothing.
+    Unbundled {
+        image: String,
+        result: Result<(BTreeSet<u32>, u64), String>,
     },
 }

@@ -1,5 +1,8 @@
 //! Images (AMIs).
 
+use std::collections::BTreeSet;
+
+use super::effects::Effect;
 use super::select::{Consistency, Described, check_filters, filters, page, paged, passes};
 use super::tags::{Tags, specified, tag_set};
 use super::time::{Millis, iso};
@@ -23,6 +26,8 @@ pub(crate) struct Image {
     boot_mode: Option<String>,
     tpm: Option<String>,
     pub(crate) imds: Option<String>,
+    /// The manifest of the bundle that it is, if it is one: a snapshot that nobody sees has its bytes.
+    bundle: Option<String>,
     created: Millis,
     ready: Millis,
     pub(crate) available: bool,
@@ -103,6 +108,14 @@ impl Image {
         self.mappings.iter().any(|m| m.snapshot.as_deref() == Some(snapshot))
     }
 
+    fn root_type(&self) -> &'static str {
+        if self.bundle.is_some() { "instance-store" } else { "ebs" }
+    }
+
+    fn shown_mappings(&self) -> Vec<Value> {
+        self.mappings.iter().filter(|_| self.bundle.is_none()).map(Mapping::show).collect()
+    }
+
     fn state(&self) -> &'static str {
         if self.available { "available" } else { "pending" }
     }
@@ -111,20 +124,20 @@ impl Image {
         Value::of([
             ("platformDetails", "Linux/UNIX".into()),
             ("usageOperation", "RunInstances".into()),
-            ("blockDeviceMapping", self.mappings.iter().map(Mapping::show).collect::<Vec<_>>().into()),
+            ("blockDeviceMapping", self.shown_mappings().into()),
             ("description", self.description.as_ref().into()),
             ("enaSupport", self.ena.into()),
             ("hypervisor", "xen".into()),
             ("name", (&self.name).into()),
             ("rootDeviceName", (&self.root_device).into()),
-            ("rootDeviceType", "ebs".into()),
+            ("rootDeviceType", self.root_type().into()),
             ("tagSet", tag_set(&self.tags)),
             ("virtualizationType", (&self.virtualization).into()),
             ("bootMode", self.boot_mode.as_ref().into()),
             ("tpmSupport", self.tpm.as_ref().into()),
             ("imdsSupport", self.imds.as_ref().into()),
             ("imageId", (&self.id).into()),
-            ("imageLocation", format!("{account}/{}", self.name).into()),
+            ("imageLocation", self.bundle.clone().unwrap_or_else(|| format!("{account}/{}", self.name)).into()),
             ("imageState", self.state().into()),
             ("imageOwnerId", account.into()),
             ("creationDate", iso(self.created).into()),
@@ -161,7 +174,7 @@ impl Described for Image {
             "architecture" => vec![self.architecture.clone()],
             "virtualization-type" => vec![self.virtualization.clone()],
             "root-device-name" => vec![self.root_device.clone()],
-            "root-device-type" => vec!["ebs".to_owned()],
+            "root-device-type" => vec![self.root_type().to_owned()],
             "description" => self.description.clone().into_iter().collect(),
             "is-public" => vec!["false".to_owned()],
             "ena-support" => vec![self.ena.to_string()],
@@ -200,7 +213,8 @@ impl Cloud {
 
     pub(super) fn register_image(&mut self, params: &Params, context: &Context<'_>) -> Answer<Value> {
         let name = params.need("Name")?.to_owned();
-        if params.text("ImageLocation").is_some() {
+        let bundle = params.text("ImageLocation").filter(|l| !l.is_empty()).map(str::to_owned);
+        if bundle.is_some() && self.config.bundle_key.is_none() {
             return Err(ApiError::unsupported("images in S3 (instance store)"));
         }
         let description = params.text("Description").map(str::to_owned);
@@ -225,6 +239,51 @@ impl Cloud {
         if let Some(other) = self.images.values().find(|i| i.name == name) {
             let message = format!("AMI name {name} is already in use by AMI {}", other.id);
             return Err(ApiError::new("InvalidAMIName.Duplicate", message));
+        }
+        if let Some(location) = &bundle {
+            if !mappings.is_empty() || root.is_some() || boot_mode.is_some() {
+                let message = "A bundle's manifest says what its root device is";
+                return Err(ApiError::new("InvalidParameterCombination", message));
+            }
+            let Some((bucket, key)) = location.split_once('/').filter(|(_, key)| key.ends_with(".manifest.xml")) else {
+                let message = "Invalid image location: BUCKET/NAME.manifest.xml";
+                return Err(ApiError::new("InvalidManifest", message));
+            };
+            let (bucket, key) = (bucket.to_owned(), key.to_owned());
+            params.finish()?;
+            let id = self.ids.make("ami");
+            let snapshot = self.add_hidden_snapshot(context.now);
+            let root = Mapping {
+                device: "/dev/sda1".to_owned(),
+                snapshot: Some(snapshot.clone()),
+                gib: None,
+                spec: Spec::read(&Params::default(), "standard")?,
+                kind_given: true,
+                delete_on_termination: Some(true),
+                none: false,
+            };
+            let image = Image {
+                id: id.clone(),
+                name,
+                description,
+                architecture,
+                virtualization,
+                root_device: root.device.clone(),
+                mappings: vec![root],
+                ena,
+                boot_mode,
+                tpm,
+                imds,
+                bundle,
+                created: context.now,
+                ready: Millis::MAX,
+                available: false,
+                tags,
+                consistency: Consistency { visible: context.now + self.config.delays.visibility },
+            };
+            self.images.insert(id.clone(), image);
+            self.effects.push(Effect::Unbundle { image: id.clone(), snapshot, bucket, key });
+            return Ok(Value::of([("imageId", id.into())]));
         }
         let Some(root) = root else {
             return Err(ApiError::new("MissingParameter", "The request must contain the parameter rootDeviceName"));
@@ -271,6 +330,7 @@ impl Cloud {
             boot_mode,
             tpm,
             imds,
+            bundle: None,
             created: context.now,
             ready: context.now + self.config.delays.image,
             available: self.config.delays.image == 0,
@@ -313,6 +373,12 @@ impl Cloud {
         params.finish()?;
         self.images.remove(&id);
         let mut results = Vec::new();
+        // What is on disks of hosts goes with the image.
+        for hidden in
+            used.iter().filter(|id| self.snapshots.get(*id).is_some_and(|s| s.hidden)).cloned().collect::<Vec<_>>()
+        {
+            self.forget_snapshot(&hidden, context.now);
+        }
         for snapshot in used.into_iter().filter(|_| snapshots) {
             let shared = self.images.values().any(|i| i.uses(&snapshot));
             if !shared {
@@ -323,6 +389,26 @@ impl Cloud {
         }
         let answer = done();
         Ok(if snapshots { answer.with("deleteSnapshotResultSet", results) } else { answer })
+    }
+
+    /// A bundle was opened: instances can be made of it. Or it was none, and there is no such image.
+    pub(super) fn unbundled(&mut self, id: &str, result: Result<(BTreeSet<u32>, u64), String>, now: Millis) {
+        let Some(image) = self.images.get_mut(id) else { return };
+        let snapshot = image.mappings.iter().find_map(|m| m.snapshot.clone()).unwrap_or_default();
+        match result {
+            Ok((blocks, gib)) => {
+                image.ready = now + self.config.delays.image;
+                for mapping in &mut image.mappings {
+                    mapping.gib = i64::try_from(gib).ok();
+                }
+                self.open_hidden_snapshot(&snapshot, gib, blocks);
+            }
+            Err(why) => {
+                tracing::warn!("{id}: {why}");
+                self.images.remove(id);
+                self.forget_snapshot(&snapshot, now);
+            }
+        }
     }
 
     pub(super) fn advance_images(&mut self, now: Millis) {

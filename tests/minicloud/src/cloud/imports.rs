@@ -24,6 +24,7 @@ pub(crate) struct Import {
     bytes: Option<u64>,
     encrypted: bool,
     kms: Option<String>,
+    format: String,
     /// `active`, `completed` or `deleted` when it failed.
     state: &'static str,
     message: String,
@@ -49,7 +50,7 @@ impl Import {
             ("description", (&self.disk_description).into()),
             ("diskImageSize", self.bytes.map(|b| format!("{b}.0")).into()),
             ("encrypted", self.encrypted.into()),
-            ("format", "RAW".into()),
+            ("format", self.format.to_uppercase().into()),
             ("kmsKeyId", self.kms.as_ref().into()),
             ("progress", (self.state == "active").then_some("19").into()),
             ("snapshotId", completed.then_some(&self.snapshot).into()),
@@ -119,6 +120,7 @@ impl Cloud {
             bytes: None,
             encrypted,
             kms,
+            format: format.clone(),
             state: "active",
             message: "pending".to_owned(),
             tags,
@@ -126,13 +128,32 @@ impl Cloud {
         let shown = task.show();
         self.imports.insert(id.clone(), task);
         self.remember("ImportSnapshot", params, vec![id.clone()], context.now);
-        if format == "raw" {
-            self.effects.push(Effect::Import { task: id, snapshot, bucket, key });
-        } else {
+        if format == "ova" {
             // As on AWS, the call itself goes well.
             self.import_failed(&id, "ClientError: Disk validation failed [Unsupported disk format]", context.now);
+        } else {
+            self.effects.push(Effect::Import { task: id, snapshot, bucket, key, format });
         }
         Ok(shown)
+    }
+
+    pub(super) fn cancel_import_task(&mut self, params: &Params, context: &Context<'_>) -> Answer<Value> {
+        let id = params.need("ImportTaskId")?.to_owned();
+        params.text("CancelReason");
+        params.finish()?;
+        let before = match self.imports.get(&id) {
+            Some(task) => task.state,
+            None => {
+                let message = format!("Invalid conversion task ID: {id}");
+                return Err(ApiError::new("InvalidConversionTaskId", message));
+            }
+        };
+        if before != "active" {
+            let message = format!("The import task {id} is {before} and cannot be cancelled");
+            return Err(ApiError::new("IncorrectState", message));
+        }
+        self.import_failed(&id, "User initiated task cancelation.", context.now);
+        Ok(Value::of([("importTaskId", id.into()), ("previousState", before.into()), ("state", "deleted".into())]))
     }
 
     pub(super) fn describe_import_snapshot_tasks(&mut self, params: &Params, _: &Context<'_>) -> Answer<Value> {
@@ -153,7 +174,7 @@ impl Cloud {
     }
 
     pub(super) fn import_done(&mut self, id: &str, blocks: BTreeSet<u32>, bytes: u64, now: Millis) {
-        let Some(task) = self.imports.get_mut(id) else { return };
+        let Some(task) = self.imports.get_mut(id).filter(|t| t.state == "active") else { return };
         (task.bytes, task.message) = (Some(bytes), "updating".to_owned());
         let snapshot = task.snapshot.clone();
         if let Some(s) = self.snapshots.get_mut(&snapshot) {
@@ -164,7 +185,7 @@ impl Cloud {
     }
 
     pub(super) fn import_failed(&mut self, id: &str, why: &str, now: Millis) {
-        let Some(task) = self.imports.get_mut(id) else { return };
+        let Some(task) = self.imports.get_mut(id).filter(|t| t.state == "active") else { return };
         (task.state, task.message) = ("deleted", why.to_owned());
         let snapshot = task.snapshot.clone();
         self.forget_snapshot(&snapshot, now);

@@ -156,6 +156,7 @@ impl Cloud {
             "DescribeLaunchTemplates" => Self::describe_launch_templates,
             "DescribeLaunchTemplateVersions" => Self::describe_launch_template_versions,
             "ImportSnapshot" => Self::import_snapshot,
+            "CancelImportTask" => Self::cancel_import_task,
             "DescribeImportSnapshotTasks" => Self::describe_import_snapshot_tasks,
             _ => return None,
         })
@@ -198,6 +199,7 @@ impl Cloud {
             Event::Detached { volume } => self.volume_detached(&volume),
             Event::Imported { task, blocks, bytes } => self.import_done(&task, blocks, bytes, now),
             Event::ImportFailed { task, why } => self.import_failed(&task, &why, now),
+            Event::Unbundled { image, result } => self.unbundled(&image, result, now),
         }
         self.advance(now);
     }

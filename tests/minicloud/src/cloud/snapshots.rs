@@ -36,6 +36,8 @@ pub(crate) struct Snapshot {
     /// While blocks may be put: how long the next may keep one waiting, and since when it does.
     pub(crate) patience: Option<(Millis, Millis)>,
     pub(crate) bytes: u64,
+    /// Whether it is none of EBS's: what is in a bundle.
+    pub(super) hidden: bool,
     pub(crate) tags: Tags,
     consistency: Consistency,
 }
@@ -171,6 +173,7 @@ impl Cloud {
             put: BTreeMap::new(),
             patience: None,
             bytes: 0,
+            hidden: false,
             tags: new.tags,
             consistency: Consistency { visible: now + self.config.delays.visibility },
         };
@@ -231,7 +234,7 @@ impl Cloud {
             .snapshots
             .iter()
             .filter(|(id, s)| all && (ids.is_empty() || ids.contains(id)) && s.consistency.seen(context.now))
-            .filter(|(_, s)| passes(*s, &filters))
+            .filter(|(_, s)| !s.hidden && passes(*s, &filters))
             .map(|(id, s)| (id.as_str(), s.show(&self.config.account, context.now)));
         Ok(paged("snapshotSet", page.take(chosen)))
     }
@@ -272,6 +275,22 @@ impl Cloud {
             s.consistency = Consistency { visible: 0 };
         }
         id
+    }
+
+    /// Adds the place for what is in a bundle: nobody sees it, and nobody pays for it.
+    pub(super) fn add_hidden_snapshot(&mut self, now: Millis) -> String {
+        let id = self.add_given_snapshot(1, now);
+        if let Some(s) = self.snapshots.get_mut(&id) {
+            (s.hidden, s.phase) = (true, SnapshotPhase::Pending);
+        }
+        id
+    }
+
+    pub(super) fn open_hidden_snapshot(&mut self, id: &str, gib: u64, blocks: BTreeSet<u32>) {
+        if let Some(s) = self.snapshots.get_mut(id) {
+            (s.gib, s.phase) = (gib, SnapshotPhase::Completed);
+        }
+        self.given_blocks(id, blocks);
     }
 
     /// Says which of its blocks hold data.

@@ -72,6 +72,10 @@ impl World {
                 Event::ImportFailed { task, why: "ClientError: no such object".to_owned() }
             }
             Effect::Import { task, .. } => Event::Imported { task, blocks: [0].into(), bytes: 3 << 30 },
+            Effect::Unbundle { image, key, .. } if key.contains("broken") => {
+                Event::Unbundled { image, result: Err("damaged".to_owned()) }
+            }
+            Effect::Unbundle { image, .. } => Event::Unbundled { image, result: Ok(([0, 9].into(), 2)) },
             Effect::RemoveVolume { .. }
             | Effect::RemoveSnapshot { .. }
             | Effect::Reboot { .. }
@@ -522,8 +526,40 @@ fn an_import_becomes_a_snapshot_or_says_why_not() {
     };
     assert_eq!(outcome(&import("raw", "disk")), ("completed".to_owned(), Some(3)));
     assert_eq!(outcome(&import("RAW", "missing")), ("deleted".to_owned(), None));
-    assert_eq!(outcome(&import("VMDK", "disk")), ("deleted".to_owned(), None));
+    assert_eq!(outcome(&import("VMDK", "disk")), ("completed".to_owned(), Some(3)));
+    assert_eq!(outcome(&import("OVA", "disk")), ("deleted".to_owned(), None));
+    assert_eq!(w.code("CancelImportTask&ImportTaskId=import-snap-1"), "InvalidConversionTaskId");
     assert_eq!(w.code(&import("flac", "disk")), "InvalidParameterValue");
+}
+
+#[test]
+fn a_bundle_is_an_image_for_old_types_where_it_is_taken_at_all() {
+    let register = |key: &str| {
+        format!("RegisterImage&Name=old-{}&Architecture=x86_64&VirtualizationType=hvm&ImageLocation=b/{key}", key.len())
+    };
+    assert_eq!(world().code(&register("lite.manifest.xml")), "UnsupportedOperation");
+    let mut w = World::new(|c| c.bundle_key = Some("ec2.pem".into()));
+    assert_eq!(w.code(&register("lite.part.00")), "InvalidManifest");
+    assert_eq!(
+        w.code(&format!("{}&RootDeviceName=/dev/sda1", register("m.manifest.xml"))),
+        "InvalidParameterCombination"
+    );
+    let broken = w.call(&register("broken.manifest.xml")).text_at("imageId").to_owned();
+    assert_eq!(w.code(&format!("DescribeImages&ImageId.1={broken}")), "InvalidAMIID.NotFound");
+    let image = w.call(&register("lite.manifest.xml")).text_at("imageId").to_owned();
+    let shown = w.call(&format!("DescribeImages&ImageId.1={image}"));
+    assert_eq!(shown.text_at("imagesSet.0.rootDeviceType"), "instance-store");
+    assert_eq!(shown.text_at("imagesSet.0.imageLocation"), "b/lite.manifest.xml");
+    assert_eq!(shown.text_at("imagesSet.0.imageState"), "available");
+    // What is in it is no snapshot of anybody's.
+    assert!(!format!("{:?}", w.call("DescribeSnapshots")).contains("snap-"));
+    assert_eq!(
+        w.code(&format!("RunInstances&ImageId={image}&InstanceType=m5.large&MinCount=1&MaxCount=1")),
+        "InvalidParameterCombination"
+    );
+    w.call(&format!("RunInstances&ImageId={image}&InstanceType=m1.large&MinCount=1&MaxCount=1"));
+    w.call(&format!("DeregisterImage&ImageId={image}"));
+    assert!(w.cloud.snapshots.is_empty());
 }
 
 #[test]

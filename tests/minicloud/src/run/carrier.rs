@@ -29,14 +29,22 @@ struct Inner {
     disks: Arc<Disks>,
     machines: Arc<dyn Machines>,
     objects: Objects,
+    /// EC2's private key, if it opens bundles.
+    key: Option<PathBuf>,
     report: Report,
     queues: Mutex<BTreeMap<String, Sender<Job>>>,
 }
 
 impl Carrier {
-    pub(crate) fn new(disks: Arc<Disks>, machines: Arc<dyn Machines>, objects: Objects, report: Report) -> Self {
+    pub(crate) fn new(
+        disks: Arc<Disks>,
+        machines: Arc<dyn Machines>,
+        objects: Objects,
+        key: Option<PathBuf>,
+        report: Report,
+    ) -> Self {
         let queues = Mutex::default();
-        Self { inner: Arc::new(Inner { disks, machines, objects, report, queues }) }
+        Self { inner: Arc::new(Inner { disks, machines, objects, key, report, queues }) }
     }
 
     /// Takes effects in their order. Returns at once.
@@ -80,13 +88,21 @@ impl Carrier {
             Effect::RemoveSnapshot { snapshot } => self.last(snapshot.clone(), move |inner| {
                 note("removing a snapshot", inner.disks.remove_snapshot(&snapshot));
             }),
-            Effect::Import { task, snapshot, bucket, key } => self.queue(snapshot.clone(), move |inner| {
+            Effect::Import { task, snapshot, bucket, key, format } => self.queue(snapshot.clone(), move |inner| {
                 let object = (inner.objects)(&bucket, &key);
                 let object = object.context("ClientError: the object, or the right to read it, is missing");
-                inner.tell(match object.and_then(|object| inner.disks.import(&snapshot, &object)) {
+                inner.tell(match object.and_then(|object| inner.disks.import(&snapshot, &object, &format)) {
                     Ok((blocks, bytes)) => Event::Imported { task, blocks, bytes },
                     Err(e) => Event::ImportFailed { task, why: format!("{e:#}") },
                 });
+            }),
+            Effect::Unbundle { image, snapshot, bucket, key } => self.queue(snapshot.clone(), move |inner| {
+                let find = |name: &str| (inner.objects)(&bucket, name);
+                let made = inner.key.as_deref().context("there is no key for bundles").and_then(|ec2_key| {
+                    let made = inner.disks.unbundle(&snapshot, &key, ec2_key, &find);
+                    made.with_context(|| format!("{bucket}/{key}"))
+                });
+                inner.tell(Event::Unbundled { image, result: made.map_err(|e| format!("{e:#}")) });
             }),
             Effect::Boot(boot) => {
                 let weak = Arc::downgrade(&self.inner);

@@ -10,6 +10,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 pub(crate) use crate::cloud::BLOCK;
+use crate::process;
 
 /// Where they are.
 #[derive(Debug)]
@@ -23,6 +24,11 @@ impl Disks {
             fs::create_dir_all(dir.join(part)).with_context(|| dir.display().to_string())?;
         }
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// The folder that all of it is in.
+    pub(super) fn folder(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn volume(&self, id: &str) -> PathBuf {
@@ -73,12 +79,20 @@ impl Disks {
         set_gib(&to, gib)
     }
 
-    /// Makes a snapshot of a disk image's file; it is as long as the image in whole GiB.
-    pub(crate) fn import(&self, id: &str, image: &Path) -> Result<(BTreeSet<u32>, u64)> {
-        let bytes = fs::metadata(image)?.len();
-        ensure!(bytes > 0, "the image is empty");
+    /// Makes a snapshot of a disk image's file; it is as long as the image in whole GiB. What is not raw is read by QEMU.
+    pub(crate) fn import(&self, id: &str, image: &Path, format: &str) -> Result<(BTreeSet<u32>, u64)> {
         let to = self.snapshot(id);
-        copy(image, &to)?;
+        match format {
+            "raw" => copy(image, &to)?,
+            format => {
+                let format = if format == "vhd" { "vpc" } else { format };
+                let program = process::which("qemu-img").context("qemu-img is not installed")?;
+                let convert = process::cmd(program).args(["convert", "-f", format, "-O", "raw"]).arg(image).arg(&to);
+                convert.run().context("ClientError: Disk validation failed")?;
+            }
+        };
+        let bytes = fs::metadata(&to)?.len();
+        ensure!(bytes > 0, "the image is empty");
         set_gib(&to, bytes.div_ceil(1 << 30))?;
         Ok((held(&to)?.0, bytes))
     }

@@ -1,6 +1,6 @@
 //! The effects: what makes the cloud's words true.
 //!
-//! `disks` keeps bytes, and needs no rights; `machines` says what a room for machines can do, `still` is the one where nothing boots, and
+//! `disks` keeps bytes, `unbundle` opens bundles, and neither needs rights; `machines` says what a room for machines can do, `still` is the one where nothing boots, and
 //! `nspawn` the one where everything does, with `net`, `loops` and `boot` under it. `carrier` brings effects there and events back.
 
 mod boot;
@@ -12,6 +12,7 @@ mod net;
 mod nspawn;
 mod partitions;
 mod still;
+mod unbundle;
 
 pub(crate) use carrier::Carrier;
 pub(crate) use disks::Disks;

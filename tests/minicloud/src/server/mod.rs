@@ -114,7 +114,13 @@ impl Shared {
             let find = move |bucket: &str, key: &str| there.path_of(bucket, key);
             Self {
                 cloud: Mutex::new(Cloud::new(Arc::clone(&config))),
-                carrier: Carrier::new(Arc::clone(&disks), Arc::clone(&machines), Box::new(find), Box::new(report)),
+                carrier: Carrier::new(
+                    Arc::clone(&disks),
+                    Arc::clone(&machines),
+                    Box::new(find),
+                    config.bundle_key.clone(),
+                    Box::new(report),
+                ),
                 config,
                 disks,
                 machines,

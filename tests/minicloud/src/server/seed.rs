@@ -15,7 +15,7 @@ impl Shared {
         let gib = bytes.div_ceil(1 << 30).max(1);
         let now = now();
         let snapshot = self.with_cloud(|cloud| cloud.add_given_snapshot(gib, now));
-        let (blocks, _) = self.disks.import(&snapshot, path)?;
+        let (blocks, _) = self.disks.import(&snapshot, path, "raw")?;
         self.with_cloud(|cloud| cloud.given_blocks(&snapshot, blocks));
         let pairs = [
             ("Name", name),
