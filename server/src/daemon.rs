@@ -20,6 +20,7 @@ use crate::listen::{self, Public};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::mirror::serve::MirrorRoot;
+use crate::near::Near;
 use crate::output::{Exit, Output};
 use crate::provision::Provisions;
 use crate::provision::account::Accounts;
@@ -157,7 +158,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
         config: config.clone(),
         revoked,
         metrics: metrics.clone(),
-        mirror: MirrorRoot::of(&mirror),
+        mirror: MirrorRoot::of(&mirror).counting(metrics.mirror_bytes.clone()),
+        near: Near::of(&mirror, authority.clone()),
         enrolling: Public::enrolments(),
         ending,
     });

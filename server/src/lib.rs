@@ -13,6 +13,7 @@ pub mod listen;
 pub mod manual;
 pub mod metrics;
 pub mod mirror;
+pub mod near;
 pub mod offline;
 pub mod output;
 pub mod process;

@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::kickstart::{Served, Service};
 use crate::metrics::Metrics;
 use crate::mirror::serve::{Body, MirrorRoot};
+use crate::near::Near;
 use crate::store::{NewCertificate, Store, StoreError};
 
 /// How long a TLS handshake may take.
@@ -71,6 +72,8 @@ pub struct Public {
     pub metrics: Arc<Metrics>,
     /// The RPM mirror.
     pub mirror: MirrorRoot,
+    /// Where packages come from beside the mirror.
+    pub near: Near,
     /// Places for enrolments.
     pub enrolling: Semaphore,
     /// Whether the frontend is ending: nobody is kept waiting then.
@@ -270,6 +273,11 @@ async fn answer_whole(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
             drop(request);
             kickstart(public, &caller, asked).await
         }
+        (Method::GET, path::SOURCES) => match public.near.sources(&public.service, &caller.host).await {
+            Ok(reply) => reply,
+            Err(error) => internal(&error),
+        },
+        (Method::GET, of) if of.starts_with(path::INDEX) => public.near.index(of, request.headers()).await,
         (Method::POST, path::REPORTS) => Box::pin(report(public, &caller, request)).await,
         (Method::POST, path::RENEW) => Box::pin(renew(public, &caller, request)).await,
         _ => problem(StatusCode::NOT_FOUND, "not-found", "there is nothing here"),
