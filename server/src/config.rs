@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use rocks_advise::{Link, Rate, Span};
+use rocks_provision::objects::{BucketName, InvalidName};
 use serde::{Deserialize, Serialize};
 
 use crate::output::{Exit, Output};
@@ -29,6 +30,7 @@ struct Fragment {
     aws_region: Option<String>,
     aws_endpoint: Option<String>,
     aws_frontend: Option<Ipv4Addr>,
+    aws_bucket: Option<BucketName>,
     wan: Option<Wan>,
     aws_look_seconds: Option<u64>,
 }
@@ -95,6 +97,9 @@ pub struct Config {
     /// The frontend's address as instances see it, which a receiver's port is opened to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_frontend: Option<Ipv4Addr>,
+    /// The bucket that objects are put into; none: one of the frontend's own, in each region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws_bucket: Option<BucketName>,
     /// The way to the cloud, as predictions take it: rate, round trip and, if it has any, loss: `100Mbit/s 180ms 0.1%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wan: Option<Wan>,
@@ -148,6 +153,7 @@ impl Config {
             aws_region: "us-east-1".to_owned(),
             aws_endpoint: None,
             aws_frontend: None,
+            aws_bucket: None,
             wan: None,
             aws_look_seconds: 300,
             state,
@@ -185,6 +191,7 @@ impl Config {
             aws_region,
             aws_endpoint,
             aws_frontend,
+            aws_bucket,
             wan,
             aws_look_seconds,
             sources,
@@ -213,6 +220,7 @@ impl Config {
             aws_region = fragment.aws_region,
             aws_endpoint = fragment.aws_endpoint.map(Some),
             aws_frontend = fragment.aws_frontend.map(Some),
+            aws_bucket = fragment.aws_bucket.map(Some),
             wan = fragment.wan.map(Some),
             aws_look_seconds = fragment.aws_look_seconds.map(|seconds| seconds.max(1))
         );
@@ -222,6 +230,14 @@ impl Config {
     #[must_use]
     pub fn link(&self) -> Link {
         self.wan.as_ref().map_or_else(|| rocks_advise::Site::default().link, |wan| wan.link)
+    }
+
+    /// The bucket that objects of the frontend `site`, as tags name it, are put into in a region.
+    ///
+    /// # Errors
+    /// Nothing that is a region's name gives one.
+    pub fn bucket(&self, site: &str, region: &str) -> Result<BucketName, InvalidName> {
+        self.aws_bucket.clone().map_or_else(|| BucketName::of_site(site, region), Ok)
     }
 
     /// What agents reach the frontend by, for a listener on `port`.
@@ -236,7 +252,7 @@ impl Config {
 fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     let value = match key {
         "names" | "gpgkeys" => toml::Value::Array(value.split(',').map(|name| name.trim().into()).collect()),
-        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "wan" => value.into(),
+        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "aws_bucket" | "wan" => value.into(),
         _ => value
             .parse::<i64>()
             .map(toml::Value::Integer)
@@ -323,6 +339,13 @@ mod tests {
         let config = Config::of(None, Some(&file), environment(&set)).expect("good");
         assert_eq!((config.token_hours, config.stale_minutes, config.watch_rolls), (5, 2, false));
         assert_eq!(config.names, ["a", "b"]);
+        assert_eq!(
+            config.bucket("0123456789abcdef", "eu-west-1").expect("one").as_str(),
+            "rocks-0123456789abcdef-eu-west-1"
+        );
+        let set = [("ROCKS_SERVER_AWS_BUCKET", "ours")];
+        let other = Config::of(None, Some(&file), environment(&set)).expect("good");
+        assert_eq!(other.bucket("0123456789abcdef", "eu-west-1").expect("one").as_str(), "ours");
         assert_eq!(config.sources["token_hours"], "ROCKS_SERVER_TOKEN_HOURS");
         assert_eq!(config.sources["stale_minutes"], file.display().to_string());
         fs::write(&file, "no = 1\n").expect("written");

@@ -14,6 +14,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a block of 512 KiB may travel: many share the way.
 const BLOCK: Duration = Duration::from_secs(300);
+/// How long an object, or a part of one, may travel.
+const OBJECT: Duration = Duration::from_secs(900);
 
 /// An access key. Its secret is not shown.
 #[derive(Clone)]
@@ -48,6 +50,9 @@ pub struct Aws {
     pub(crate) ebs: aws_sdk_ebs::Client,
     /// For blocks alone, which may take longer.
     pub(crate) blocks: aws_sdk_ebs::Client,
+    pub(crate) s3: aws_sdk_s3::Client,
+    /// For what objects hold, which may take longer.
+    pub(crate) s3_patient: aws_sdk_s3::Client,
 }
 
 impl Aws {
@@ -59,6 +64,8 @@ impl Aws {
             // Whoever calls decides what is worth another try: see rocks_provision::retry.
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
+        // Buckets are names in front of S3's own address, which another address than the region's has not.
+        let in_path = settings.endpoint.is_some();
         if let Some(endpoint) = settings.endpoint {
             loader = loader.endpoint_url(endpoint);
         }
@@ -68,10 +75,15 @@ impl Aws {
         let config = loader.load().await;
         let blocks = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(BLOCK).build();
         let patient = aws_sdk_ebs::config::Builder::from(&config).timeout_config(blocks).build();
+        let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(in_path);
+        let objects = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(OBJECT).build();
+        let s3_patient = s3.clone().timeout_config(objects).build();
         Self {
             ec2: aws_sdk_ec2::Client::new(&config),
             ebs: aws_sdk_ebs::Client::new(&config),
             blocks: aws_sdk_ebs::Client::from_conf(patient),
+            s3: aws_sdk_s3::Client::from_conf(s3.build()),
+            s3_patient: aws_sdk_s3::Client::from_conf(s3_patient),
         }
     }
 }

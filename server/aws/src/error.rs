@@ -54,11 +54,13 @@ const STATE: [&str; 6] = [
     "InvalidState",
     "InvalidVolume.State",
 ];
-const UNCLEAR: [&str; 10] = [
+const UNCLEAR: [&str; 11] = [
     "InternalError",
     "InternalFailure",
     "InternalServerError",
     "InternalServerException",
+    // Somebody makes or removes a bucket of that name.
+    "OperationAborted",
     "RequestTimeout",
     "RequestTimeoutException",
     "ServerInternal",
@@ -68,6 +70,8 @@ const UNCLEAR: [&str; 10] = [
 ];
 const DENIED: [&str; 4] =
     ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AccessDeniedForDependencyException"];
+/// S3's, which have no family name.
+const MISSING: [&str; 5] = ["NoSuchBucket", "NoSuchKey", "NoSuchTagSet", "NoSuchUpload", "NotFound"];
 /// AWS does not know the keys, or does not believe the signature.
 const KEYS: [&str; 10] = [
     "AuthFailure",
@@ -128,7 +132,11 @@ pub fn classify(action: &'static str, code: &str, message: &str) -> CloudError {
     if code == "InvalidKeyPair.NotFound" {
         return refused(said);
     }
-    if code.ends_with(".NotFound") || code.ends_with("NotFoundException") || code == "InvalidAMIID.Unavailable" {
+    if MISSING.contains(&code)
+        || code.ends_with(".NotFound")
+        || code.ends_with("NotFoundException")
+        || code == "InvalidAMIID.Unavailable"
+    {
         return CloudError::Missing(with_code());
     }
     if code.ends_with(".Duplicate") {
@@ -273,6 +281,10 @@ mod tests {
             ("InvalidPermission.NotFound", "missing"),
             ("InvalidSubnetID.NotFound", "missing"),
             ("ResourceNotFoundException", "missing"),
+            ("NoSuchBucket", "missing"),
+            ("NoSuchKey", "missing"),
+            ("NoSuchUpload", "missing"),
+            ("NotFound", "missing"),
             ("InvalidKeyPair.NotFound", "refused"),
             ("InvalidGroup.Duplicate", "exists"),
             ("InvalidPermission.Duplicate", "exists"),
@@ -305,6 +317,9 @@ mod tests {
             ("InternalServerException", "unclear"),
             ("ServiceUnavailable", "unclear"),
             ("Unavailable", "unclear"),
+            ("OperationAborted", "unclear"),
+            ("InvalidPart", "refused"),
+            ("EntityTooSmall", "refused"),
             ("OptInRequired", "refused"),
             ("AuthFailure", "refused"),
             ("InvalidClientTokenId", "refused"),

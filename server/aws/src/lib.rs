@@ -1,9 +1,9 @@
-//! The cloud of [`rocks_provision`], as EC2 and the EBS direct API have it. Nothing else knows Amazon's SDK.
+//! The cloud of [`rocks_provision`], as EC2, the EBS direct API and S3 have it. Nothing else knows Amazon's SDK.
 //!
 //! - [`client`]: [`Aws`], which region and whose keys, and how long to wait for an answer. What may be asked again is not decided here but
 //!   in [`rocks_provision::retry`]: the SDK tries once.
 //! - [`cloud`]: each call. Long ones have rooms of their own: [`group`], [`instance`], [`volume`], [`snapshot`], [`image`], and
-//!   [`owned`], which finds what is ours.
+//!   [`owned`], which finds what is ours. [`objects`] are those of S3.
 //! - [`error`]: what AWS's codes mean. Pure.
 //! - [`name`]: tokens, tags and filters. Pure.
 
@@ -14,6 +14,7 @@ mod group;
 mod image;
 mod instance;
 mod name;
+mod objects;
 mod owned;
 mod snapshot;
 mod volume;

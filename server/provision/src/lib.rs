@@ -2,6 +2,7 @@
 //!
 //! - [`ids`]: what EC2 calls things.
 //! - [`cloud`]: what is asked of a cloud, as a trait; its implementation for AWS is a crate of its own, so that nothing here needs an SDK.
+//! - [`objects`]: what is asked of an object store, likewise.
 //! - [`order`]: what an administrator asks for.
 //! - [`plan`]: the steps of each method, as values: they can be printed before anything is paid for. Pure.
 //! - [`record`]: how far a provision is. It is kept after every change, so that a frontend that was killed goes on from there.
@@ -14,6 +15,7 @@ pub mod cloud;
 pub mod engine;
 pub mod iam;
 pub mod ids;
+pub mod objects;
 pub mod order;
 pub mod plan;
 pub mod record;

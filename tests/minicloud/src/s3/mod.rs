@@ -1,5 +1,6 @@
 //! S3: enough of it to keep images and packages in, as strict as S3 about what is signed and summed.
 
+mod buckets;
 mod checksum;
 mod list;
 mod multipart;
@@ -60,6 +61,10 @@ enum Operation {
     HeadBucket,
     DeleteBucket,
     GetBucketLocation,
+    GetBucketTagging,
+    PutBucketTagging,
+    GetPublicAccessBlock,
+    PutPublicAccessBlock,
     ListObjectsV2,
     DeleteObjects,
     ListMultipartUploads,
@@ -83,6 +88,10 @@ impl Operation {
             ("HEAD", false, true) => Self::HeadBucket,
             ("DELETE", false, true) if query.is_empty() => Self::DeleteBucket,
             ("GET", false, true) if has("location") => Self::GetBucketLocation,
+            ("GET", false, true) if has("tagging") => Self::GetBucketTagging,
+            ("PUT", false, true) if has("tagging") => Self::PutBucketTagging,
+            ("GET", false, true) if has("publicAccessBlock") => Self::GetPublicAccessBlock,
+            ("PUT", false, true) if has("publicAccessBlock") => Self::PutPublicAccessBlock,
             ("GET", false, true) if has("uploads") => Self::ListMultipartUploads,
             ("GET", false, true) if has("list-type") => Self::ListObjectsV2,
             ("POST", false, true) if has("delete") => Self::DeleteObjects,
@@ -114,6 +123,10 @@ impl Operation {
             Self::HeadBucket | Self::ListObjectsV2 => "s3:ListBucket",
             Self::DeleteBucket => "s3:DeleteBucket",
             Self::GetBucketLocation => "s3:GetBucketLocation",
+            Self::GetBucketTagging => "s3:GetBucketTagging",
+            Self::PutBucketTagging => "s3:PutBucketTagging",
+            Self::GetPublicAccessBlock => "s3:GetBucketPublicAccessBlock",
+            Self::PutPublicAccessBlock => "s3:PutBucketPublicAccessBlock",
             Self::DeleteObjects | Self::DeleteObject => "s3:DeleteObject",
             Self::ListMultipartUploads => "s3:ListBucketMultipartUploads",
             Self::PutObject | Self::CreateMultipartUpload | Self::UploadPart | Self::CompleteMultipartUpload => {
@@ -233,6 +246,10 @@ impl Call<'_> {
             Operation::HeadBucket => self.head_bucket(),
             Operation::DeleteBucket => self.delete_bucket(),
             Operation::GetBucketLocation => self.location(),
+            Operation::GetBucketTagging => self.bucket_tags(),
+            Operation::PutBucketTagging => self.tag_bucket().await,
+            Operation::GetPublicAccessBlock => self.public_access(),
+            Operation::PutPublicAccessBlock => self.block_public_access().await,
             Operation::ListObjectsV2 => self.list_objects(),
             Operation::DeleteObjects => self.delete_objects().await,
             Operation::ListMultipartUploads => self.list_uploads(),

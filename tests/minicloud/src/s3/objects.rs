@@ -1,7 +1,7 @@
-//! Buckets and single objects.
+//! Single objects.
 
 use super::receive::stored;
-use super::store::{Bucket, Object, bucket};
+use super::store::{Object, bucket};
 use super::{Call, element, http_date, receive, xml};
 use crate::error::{Answer, ApiError};
 use crate::server::body::{Response, answer as reply, file, set};
@@ -41,64 +41,6 @@ impl Call<'_> {
             .with_cloud(|cloud| cloud.check_key(key.as_deref()))
             .map_err(|e| ApiError::new("KMS.NotFoundException", e.message))?;
         Ok(kept)
-    }
-
-    pub(super) async fn create_bucket(&self) -> Answer<Response> {
-        let wanted = self.text().await?;
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        let name = &self.bucket;
-        if !(3..=63).contains(&name.len())
-            || !name.chars().all(legal)
-            || !ends(name.chars().next())
-            || !ends(name.chars().last())
-        {
-            return Err(ApiError::new("InvalidBucketName", "The specified bucket is not valid."));
-        }
-        // Elsewhere than in us-east-1 the region must be said, and it must be this one.
-        let region = &self.shared.config.region;
-        let said =
-            wanted.split_once("<LocationConstraint>").and_then(|(_, rest)| rest.split_once("</")).map(|(r, _)| r);
-        if said.unwrap_or("us-east-1") != region {
-            let message = "The unspecified location constraint is incompatible for the region specific endpoint this request was sent to.";
-            return Err(ApiError::new("IllegalLocationConstraintException", message));
-        }
-        let mut buckets = self.shared.objects.buckets();
-        if buckets.contains_key(name) {
-            let message = "Your previous request to create the named bucket succeeded and you already own it.";
-            return Err(ApiError::new("BucketAlreadyOwnedByYou", message));
-        }
-        buckets.insert(name.clone(), Bucket { created: now(), ..Bucket::default() });
-        let mut response = reply(200, "", "");
-        set(&mut response, "location", &format!("/{name}"));
-        Ok(response)
-    }
-
-    pub(super) fn head_bucket(&self) -> Answer<Response> {
-        bucket(&mut self.shared.objects.buckets(), &self.bucket)?;
-        let mut response = reply(200, "", "");
-        set(&mut response, "x-amz-bucket-region", &self.shared.config.region);
-        Ok(response)
-    }
-
-    pub(super) fn delete_bucket(&self) -> Answer<Response> {
-        let mut buckets = self.shared.objects.buckets();
-        if !bucket(&mut buckets, &self.bucket)?.objects.is_empty() {
-            return Err(ApiError::new("BucketNotEmpty", "The bucket you tried to delete is not empty"));
-        }
-        let gone = buckets.remove(&self.bucket);
-        drop(buckets);
-        for id in gone.into_iter().flat_map(|b| b.uploads.into_keys()) {
-            self.close("upload", &id);
-        }
-        Ok(reply(204, "", ""))
-    }
-
-    pub(super) fn location(&self) -> Answer<Response> {
-        bucket(&mut self.shared.objects.buckets(), &self.bucket)?;
-        let region = &self.shared.config.region;
-        // The oldest region has no name here.
-        Ok(xml("LocationConstraint", if region == "us-east-1" { "" } else { region }))
     }
 
     /// Ends an item of the bill.

@@ -73,6 +73,9 @@ pub(super) struct Upload {
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     pub(super) created: u64,
+    pub(super) tags: Vec<(String, String)>,
+    /// What is closed to the public, as it was said; whether all of it is.
+    pub(super) closed: Option<(String, bool)>,
     pub(super) objects: BTreeMap<String, Object>,
     pub(super) uploads: BTreeMap<String, Upload>,
 }
@@ -119,11 +122,18 @@ impl Store {
             let objects: Vec<Value> = b
                 .objects
                 .iter()
-                .map(|(key, o)| json!({ "key": key, "size": o.size, "etag": o.etag, "file": o.data.path }))
+                .map(|(key, o)| {
+                    let encrypted = o.headers.iter().find(|(name, _)| name == "x-amz-server-side-encryption");
+                    json!({
+                        "key": key, "size": o.size, "etag": o.etag, "file": o.data.path,
+                        "encrypted": encrypted.map(|(_, how)| how),
+                    })
+                })
                 .collect();
             let uploads: Vec<Value> =
                 b.uploads.iter().map(|(id, u)| json!({ "upload": id, "key": u.key, "parts": u.parts.len() })).collect();
-            json!({ "name": name, "objects": objects, "uploads": uploads })
+            let closed = b.closed.as_ref().is_some_and(|(_, all)| *all);
+            json!({ "name": name, "tags": b.tags, "closed": closed, "objects": objects, "uploads": uploads })
         });
         Value::Array(shown.collect())
     }
