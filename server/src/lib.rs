@@ -1,6 +1,7 @@
 //! The frontend: the daemon `rocks-server` and its offline tools, and `rocks`, the administrator's command line.
 
 pub mod admin;
+pub mod bucket;
 pub mod builder;
 pub mod ca;
 pub mod cli;

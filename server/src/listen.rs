@@ -233,6 +233,10 @@ async fn answer_plain(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
         matches!(*request.method(), Method::GET | Method::HEAD) && request.uri().path().starts_with(path::MIRROR);
     if is_mirror && caller.as_ref().is_some_and(|caller| refusal(public, caller).is_none()) {
         public.metrics.requests.inc();
+        if let Some(reply) = public.near.elsewhere(request.uri().path(), request.headers()).await {
+            public.metrics.mirror_redirects.inc();
+            return reply.map(|body| body.map_err(|never| match never {}).boxed());
+        }
         return Box::pin(crate::mirror::serve::handle(&public.mirror, request)).await;
     }
     answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())

@@ -5,19 +5,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
-use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use rocks_common::attr::Attributes;
 use rocks_common::ids::{ArchName, HostName};
-use rocks_common::limits;
 use rocks_common::wire::{RelayAddress, Sources, header, path};
+use rocks_common::{index, limits};
 
-use crate::ca::Authority;
+use crate::bucket::Bucket;
 use crate::kickstart::Service;
 use crate::listen::problem;
-use crate::mirror::Mirror;
-use crate::mirror::index::Indexes;
+use crate::mirror::index::{Indexes, digest_of};
 use crate::store::StoreError;
 
 /// The attribute that names relays, several with spaces or commas between them.
@@ -31,6 +32,8 @@ type Reply = Response<Full<Bytes>>;
 pub struct Near {
     /// The indexes of the mirror.
     pub indexes: Arc<Indexes>,
+    /// The packages in a bucket.
+    pub bucket: Arc<Bucket>,
 }
 
 /// The words of an attribute.
@@ -56,10 +59,29 @@ fn relays<'a>(attributes: &'a Attributes, host: &HostName) -> (Vec<RelayAddress>
 }
 
 impl Near {
-    /// For what `mirror` publishes.
-    #[must_use]
-    pub fn of(mirror: &Mirror, authority: Arc<Authority>) -> Self {
-        Self { indexes: Indexes::of(mirror, authority) }
+    /// The way to a file of the mirror in the bucket, if whoever asks for it would go there and it is there.
+    pub async fn elsewhere(&self, asked: &str, headers: &HeaderMap) -> Option<Reply> {
+        if headers.get(header::NEAR)?.as_bytes() != b"bucket" || !self.bucket.has_any() {
+            return None;
+        }
+        let (arch, path) = asked.strip_prefix(path::MIRROR)?.strip_prefix('/')?.split_once('/')?;
+        let (indexes, arch) = (self.indexes.clone(), ArchName::new(arch).ok()?);
+        let digest = match digest_of(path) {
+            Some(digest) => digest,
+            // Under its usual name it is whatever it is now.
+            None if path == index::REPOMD => {
+                let published = tokio::task::spawn_blocking(move || indexes.get(&arch)).await.ok()??;
+                published.index.find(path)?.1.digest
+            }
+            None => return None,
+        };
+        let address = self.bucket.address(digest).await?;
+        let mut reply = Response::new(Full::default());
+        *reply.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        // Whoever has the address may read the object: it is told to nobody else.
+        reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        reply.headers_mut().insert(LOCATION, HeaderValue::from_str(&address).ok()?);
+        Some(reply)
     }
 
     /// Tells `host` where to look.
@@ -81,7 +103,7 @@ impl Near {
         let indexes = self.indexes.clone();
         let all = tokio::task::spawn_blocking(move || indexes.all()).await.unwrap_or_default();
         let indexes = all.iter().map(|published| published.sealed.clone()).collect();
-        let sources = Sources { relays, bucket: false, indexes };
+        let sources = Sources { relays, bucket: uses("bucket") && self.bucket.has_any(), indexes };
         let mut reply = Response::new(Full::new(Bytes::from(serde_json::to_vec(&sources).unwrap_or_default())));
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));

@@ -115,7 +115,7 @@ impl Indexes {
 }
 
 /// The digest that a published file is named by: its folder, or the beginning of its name.
-fn digest_of(file: &str) -> Option<Sha256> {
+pub(crate) fn digest_of(file: &str) -> Option<Sha256> {
     let mut parts = file.split('/');
     match (parts.next(), parts.next(), parts.next()) {
         (Some("Packages"), Some(_), Some(digest)) => digest.parse().ok(),
