@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rocks_tests::process::wait_for;
-use rocks_tests::turns::{PATIENCE, change, converged, finding, good, steps};
+use rocks_tests::turns::{change, converged, finding};
 use rocks_tests::world::{Instance, World, missing};
 
 /// The bytes of packages that left the frontend.
@@ -59,12 +59,10 @@ fn packages_leave_the_frontend_once_and_a_lying_or_dead_relay_does_no_harm() {
     // Two at once: what they fetch leaves the frontend once.
     let before = left(&world);
     for name in ["lite-0-0", "lite-0-1"] {
-        world.rocks(&["set", "host", "attr", name, "java", "yes"]).expect("set");
+        change(&world, name, &["set", "host", "attr", name, "java", "yes"]);
     }
     for host in &hosts[..2] {
-        let report =
-            world.wait_report(&host.name, PATIENCE, |r| good(r) && steps(r).iter().any(|s| s.contains("install")));
-        let report = report.unwrap_or_else(|error| panic!("{error:#}\n{}", host.agent_log()));
+        let report = converged(&world, host);
         assert_eq!(finding(&report, "near-source"), None, "{}", host.agent_log());
         has_java(host);
     }
