@@ -181,7 +181,7 @@ impl std::str::FromStr for RelayAddress {
                 None => (place, RELAY_PORT),
             }
         };
-        let is_v6 = address.contains(':') && address.parse::<std::net::Ipv6Addr>().is_ok();
+        let is_v6 = address.contains(':') && address.parse::<core::net::Ipv6Addr>().is_ok();
         if !is_v6 && HostName::new(address).is_err() {
             return Err(invalid("it must be HOST@ADDRESS:PORT, where only the address is needed"));
         }
