@@ -34,4 +34,5 @@ check rocks-server.service 15
 check rocks-agent.service 75
 check rocks-agent-userdata.service 40
 check rocks-agent-receive.service 80
+check rocks-agent-relay.service 15
 exit $fail

@@ -29,7 +29,7 @@ agent() {
     put 0755 "$bin/rocks-agent" "$prefix/bin/rocks-agent"
     written_by rocks-agent
     local unit
-    for unit in rocks-agent rocks-agent-userdata rocks-agent-receive; do
+    for unit in rocks-agent rocks-agent-userdata rocks-agent-receive rocks-agent-relay; do
         put 0644 "$here/systemd/$unit.service" "$units/$unit.service"
     done
     put 0644 "$here/preset/80-rocks-agent.preset" "$prefix/lib/systemd/system-preset/80-rocks-agent.preset"

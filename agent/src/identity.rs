@@ -119,7 +119,15 @@ impl Identity {
     /// # Errors
     /// It is there and cannot be used.
     pub fn load(state: &Path) -> Result<Option<Self>, IdentityError> {
-        let folder = state.join(FOLDER);
+        Self::load_from(&state.join(FOLDER))
+    }
+
+    /// The identity in `folder` itself, if there is one.
+    ///
+    /// # Errors
+    /// It is there and cannot be used.
+    pub fn load_from(folder: &Path) -> Result<Option<Self>, IdentityError> {
+        let folder = folder.to_path_buf();
         let path = folder.join("identity.json");
         let bytes = files::read(&path, BYTES).map_err(|source| IdentityError::Io { path: path.clone(), source })?;
         let Some(bytes) = bytes else { return Ok(None) };

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod imds;
 pub mod journal;
 pub mod leftover;
+pub mod near;
 pub mod observe;
 pub mod output;
 pub mod process;

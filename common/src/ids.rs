@@ -164,6 +164,63 @@ fn identifier_like(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+name_type! {
+    /// An architecture as rpm calls it (`x86_64`, `aarch64`): the name of a folder of the mirror, too.
+    ArchName, "architecture", |text| {
+        if text.is_empty() || text.len() > 32 {
+            return Err("it must have 1 to 32 characters");
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err("only letters, digits and '_' are allowed");
+        }
+        Ok(())
+    }
+}
+
+/// A SHA-256 digest, as RPM's metadata has it, printed as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha256([u8; 32]);
+
+impl Sha256 {
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::from_digest(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
+    }
+
+    /// What a running digest came to.
+    #[must_use]
+    pub fn from_digest(digest: &aws_lc_rs::digest::Digest) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(&digest.as_ref()[..32]);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sha256({})", &self.to_string()[..12])
+    }
+}
+
+impl FromStr for Sha256 {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let invalid = || InvalidName::new("SHA-256 digest", text, "it must be 64 lower-case hexadecimal digits");
+        // One digest has one text: files are named by it.
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(invalid());
+        }
+        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| invalid())
+    }
+}
+
 /// A BLAKE3 digest, printed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod generate;
 pub mod graph;
 pub mod ids;
+pub mod index;
 pub mod kickstart;
 pub mod limits;
 pub mod marker;

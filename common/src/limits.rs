@@ -39,3 +39,15 @@ pub const OUTPUT_TAIL_BYTES: usize = 16 << 10;
 pub const REPORT_BYTES: usize = 4 << 20;
 /// Bytes of an enrolment or renewal request.
 pub const ENROL_BYTES: usize = 64 << 10;
+/// Bytes of the index of one architecture's repository. That of a distribution with 60,000 packages has 14 MB.
+pub const INDEX_BYTES: u64 = 32 << 20;
+/// Files in such an index.
+pub const INDEX_FILES: usize = 200_000;
+/// Bytes of one file's path in it.
+pub const INDEX_PATH_BYTES: usize = 400;
+/// Bytes of one file of the mirror.
+pub const MIRROR_FILE_BYTES: u64 = 64 << 30;
+/// Bytes of the answer that says where packages come from.
+pub const SOURCES_BYTES: usize = 64 << 10;
+/// Relays that a host is told of.
+pub const RELAYS: usize = 8;

@@ -1,14 +1,16 @@
-//! The seal on a kickstart: an Ed25519 signature (RFC 8032) over whose it is, its generation and its digest.
+//! The seal on a kickstart, or on the index of the mirror: an Ed25519 signature (RFC 8032) over whose it is, its generation and its
+//! digest.
 //!
-//! A kickstart may pass through caches, relays and buckets that nobody trusts; the seal is what the agent trusts. The signed
-//! text is `rocks kickstart 1\nhost HOST\ngeneration N\nblake3 HEX\n`.
+//! Both may pass through caches, relays and buckets that nobody trusts; the seal is what the agent trusts. The signed text is
+//! `rocks kickstart 1\nhost HOST\ngeneration N\nblake3 HEX\n` or `rocks index 1\narch ARCH\ngeneration N\nblake3 HEX\n`: neither can be
+//! taken for the other.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, Generation, HostName};
+use crate::ids::{ArchName, Digest, Generation, HostName};
 
 /// What a seal vouches for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +23,37 @@ pub struct Claim {
     pub digest: Digest,
 }
 
-impl Claim {
+/// What the seal on an index of the mirror vouches for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexClaim {
+    /// The architecture whose repository it describes.
+    pub arch: ArchName,
+    /// The generation of that repository.
+    pub generation: Generation,
+    /// The digest of the index's text, uncompressed.
+    pub digest: Digest,
+}
+
+/// Something that a seal can be over. Only this room makes such: what is signed must begin with a line that no other kind has.
+pub trait Sealed: private::SignedText {}
+
+impl<T: private::SignedText> Sealed for T {}
+
+mod private {
+    pub trait SignedText {
+        fn signed_text(&self) -> String;
+    }
+}
+
+impl private::SignedText for Claim {
     fn signed_text(&self) -> String {
         format!("rocks kickstart 1\nhost {}\ngeneration {}\nblake3 {}\n", self.host, self.generation, self.digest)
+    }
+}
+
+impl private::SignedText for IndexClaim {
+    fn signed_text(&self) -> String {
+        format!("rocks index 1\narch {}\ngeneration {}\nblake3 {}\n", self.arch, self.generation, self.digest)
     }
 }
 
@@ -34,7 +64,7 @@ pub enum SealError {
     #[error("the {0} is not valid base64 of the right length")]
     Malformed(&'static str),
     /// The signature does not belong to the claim and the key.
-    #[error("the kickstart's signature is not valid: it was changed on the way, or another frontend made it")]
+    #[error("the signature is not valid: it was changed on the way, or another frontend made it")]
     Invalid,
     /// The key pair could not be read or made.
     #[error("the signing key could not be used")]
@@ -72,7 +102,7 @@ impl Sealer {
 
     /// The seal on `claim`, as base64.
     #[must_use]
-    pub fn seal(&self, claim: &Claim) -> String {
+    pub fn seal(&self, claim: &impl Sealed) -> String {
         STANDARD.encode(self.0.sign(claim.signed_text().as_bytes()))
     }
 }
@@ -93,7 +123,7 @@ impl SealKey {
     ///
     /// # Errors
     /// [`SealError::Malformed`] or [`SealError::Invalid`].
-    pub fn verify(&self, claim: &Claim, seal: &str) -> Result<(), SealError> {
+    pub fn verify(&self, claim: &impl Sealed, seal: &str) -> Result<(), SealError> {
         let signature = STANDARD.decode(seal.trim()).map_err(|_| SealError::Malformed("signature"))?;
         UnparsedPublicKey::new(&ED25519, self.0)
             .verify(claim.signed_text().as_bytes(), &signature)
@@ -140,6 +170,11 @@ mod tests {
         let other = Sealer::from_pkcs8(&Sealer::generate().expect("randomness")).expect("our own key");
         assert_eq!(other.public().verify(&claim, &seal), Err(SealError::Invalid));
         assert_eq!(sealer.public().verify(&claim, "!"), Err(SealError::Malformed("signature")));
+        // The same values in another kind of claim are another text.
+        let arch = ArchName::new("x86_64").expect("a name");
+        let index = IndexClaim { arch, generation: claim.generation, digest: claim.digest };
+        assert_eq!(sealer.public().verify(&index, &seal), Err(SealError::Invalid));
+        assert_eq!(sealer.public().verify(&index, &sealer.seal(&index)), Ok(()));
         let text = String::from(sealer.public());
         assert_eq!(SealKey::try_from(text), Ok(sealer.public()));
     }

@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, EnrolmentName, Generation, HostName};
-use crate::seal::SealKey;
+use crate::ids::{Digest, EnrolmentName, Generation, HostName, InvalidName};
+use crate::seal::{IndexClaim, SealKey};
 
 /// Paths of the public listener.
 pub mod path {
@@ -23,6 +23,10 @@ pub mod path {
     pub const REPORTS: &str = "/api/v1/reports";
     /// `GET`, `HEAD`: the RPM mirror; below it `ARCH/repodata/repomd.xml`.
     pub const MIRROR: &str = "/install/rocks-dist";
+    /// `GET`: where packages come from, [`super::Sources`].
+    pub const SOURCES: &str = "/api/v1/sources";
+    /// `GET`: below it `ARCH`, the index of that architecture's repository ([`crate::index`]). A relay answers it too.
+    pub const INDEX: &str = "/api/v1/index";
 }
 
 /// Header names of our own. Standard ones used beside them: `ETag`, `If-None-Match` (RFC 9110), `Prefer: wait=N`
@@ -36,6 +40,8 @@ pub mod header {
     pub const GENERATION: &str = "rocks-generation";
     /// Response of a kickstart: its seal ([`crate::seal`]).
     pub const SEAL: &str = "rocks-seal";
+    /// Request for a file of the mirror: `bucket`, if the answer may be where it lies in a bucket (307).
+    pub const NEAR: &str = "rocks-near";
 }
 
 /// The version of the protocol that this crate speaks.
@@ -126,6 +132,103 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// The kernel's boot id: a new one tells a restart.
     pub boot_id: String,
+}
+
+/// Where a host's packages come from, beside the frontend itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sources {
+    /// Relays, the first to be asked first.
+    pub relays: Vec<RelayAddress>,
+    /// Whether a bucket has the packages: ask the frontend for a file with [`header::NEAR`].
+    pub bucket: bool,
+    /// What the mirror has now, sealed: the indexes themselves may come from anywhere.
+    pub indexes: Vec<SealedIndex>,
+}
+
+/// A claim on an index, with its seal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedIndex {
+    /// The claim.
+    #[serde(flatten)]
+    pub claim: IndexClaim,
+    /// The seal ([`crate::seal`]).
+    pub seal: String,
+}
+
+/// The port of a relay that names none.
+pub const RELAY_PORT: u16 = 8445;
+
+/// Where a relay is: `10.0.0.5`, `10.0.0.5:8445`, `[fd00::5]:8445`, `relay.example.org`; with `HOST@` before it, it must be that host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RelayAddress {
+    /// The host that it must be; else any of the frontend's.
+    pub host: Option<HostName>,
+    /// Its address or name.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl std::str::FromStr for RelayAddress {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let invalid = |why| InvalidName::new("relay", text, why);
+        let (host, place) = match text.split_once('@') {
+            Some((host, place)) => (Some(host.parse()?), place),
+            None => (None, text),
+        };
+        let number = |port: &str| port.parse::<u16>().ok().filter(|port| *port > 0);
+        let bad_port = || invalid("its port must be a number from 1 to 65535");
+        let (address, port) = if let Some(rest) = place.strip_prefix('[') {
+            let (address, port) = rest.split_once(']').ok_or_else(|| invalid("the `]` is missing"))?;
+            match port.strip_prefix(':') {
+                Some(port) => (address, number(port).ok_or_else(bad_port)?),
+                None if port.is_empty() => (address, RELAY_PORT),
+                None => return Err(invalid("after `]` comes `:` and a port, or nothing")),
+            }
+        } else {
+            match place.split_once(':') {
+                // More than one colon: an IPv6 address without a port.
+                Some((_, port)) if port.contains(':') => (place, RELAY_PORT),
+                Some((address, port)) => (address, number(port).ok_or_else(bad_port)?),
+                None => (place, RELAY_PORT),
+            }
+        };
+        let is_v6 = address.contains(':') && address.parse::<core::net::Ipv6Addr>().is_ok();
+        if !is_v6 && HostName::new(address).is_err() {
+            return Err(invalid("it must be HOST@ADDRESS:PORT, where only the address is needed"));
+        }
+        Ok(Self { host, address: address.to_owned(), port })
+    }
+}
+
+impl std::fmt::Display for RelayAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(host) = &self.host {
+            write!(f, "{host}@")?;
+        }
+        if self.address.contains(':') {
+            write!(f, "[{}]:{}", self.address, self.port)
+        } else {
+            write!(f, "{}:{}", self.address, self.port)
+        }
+    }
+}
+
+impl TryFrom<String> for RelayAddress {
+    type Error = InvalidName;
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<RelayAddress> for String {
+    fn from(relay: RelayAddress) -> String {
+        relay.to_string()
+    }
 }
 
 /// What one converge came to.
@@ -251,5 +354,26 @@ mod tests {
         let new = r#"{"identity":{"document":"{}","signature":"MIA","newer":1},"csr":"c"}"#;
         let read: EnrolRequest = serde_json::from_str(new).expect("a newer agent's");
         assert!(read.token.is_none() && read.identity.is_some_and(|one| one.enrolment.is_none()));
+    }
+
+    #[test]
+    fn relays_are_written_in_several_ways_and_read_back() {
+        let shown = |text: &str| text.parse::<RelayAddress>().map(|relay| relay.to_string()).ok();
+        for (text, full) in [
+            ("10.0.0.5", "10.0.0.5:8445"),
+            ("10.0.0.5:99", "10.0.0.5:99"),
+            ("relay-0-0@10.0.0.5", "relay-0-0@10.0.0.5:8445"),
+            ("fd00::5", "[fd00::5]:8445"),
+            ("[fd00::5]:7", "[fd00::5]:7"),
+            ("relay.example.org", "relay.example.org:8445"),
+        ] {
+            assert_eq!(shown(text).as_deref(), Some(full));
+            assert_eq!(shown(full).as_deref(), Some(full));
+        }
+        for bad in ["", "@10.0.0.5", "a b", "10.0.0.5:0", "10.0.0.5:x", "[fd00::5", "[fd00::5]x", "[x]:1:2", "a/b"] {
+            assert_eq!(shown(bad), None, "{bad:?}");
+        }
+        // A frontend that does not know of all this yet says nothing of it.
+        assert_eq!(serde_json::from_str::<Sources>("{}").expect("json"), Sources::default());
     }
 }

@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin};
+use crate::bucket::{Bucket, Stores};
 use crate::ca::Authority;
 use crate::config::Config;
 use crate::images::Images;
@@ -19,7 +20,9 @@ use crate::kickstart::Service;
 use crate::listen::{self, Public};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
+use crate::mirror::index::Indexes;
 use crate::mirror::serve::MirrorRoot;
+use crate::near::Near;
 use crate::output::{Exit, Output};
 use crate::provision::Provisions;
 use crate::provision::account::Accounts;
@@ -148,11 +151,15 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let mirror = Mirror::open(config.state.join("mirror"))?;
     let images = Arc::new(Images::open(&config.state)?);
+    let indexes = Indexes::of(&mirror, authority.clone());
+    let tag = authority.fingerprint();
+    let named = (config.bucket(&tag, &config.aws_region)?, tag.clone());
+    let bucket = Bucket::new(stores(&config), store.clone(), named, indexes.clone(), config.aws_bucket.is_some());
     let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
     let (ending_sender, ending) = watch::channel(false);
     let certificates = config.certificates()?;
     let site = Frontend::new(store.clone(), service.clone(), config.clone(), images.clone(), authority.clone()).await?;
-    let provisions = Provisions::new(store.clone(), Arc::new(site), authority.fingerprint(), accounts(&config));
+    let provisions = Provisions::new(store.clone(), Arc::new(site), tag, accounts(&config));
     let public = Arc::new(Public {
         store: store.clone(),
         authority: authority.clone(),
@@ -160,7 +167,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
         config: config.clone(),
         revoked,
         metrics: metrics.clone(),
-        mirror: MirrorRoot::of(&mirror),
+        mirror: MirrorRoot::of(&mirror).counting(metrics.mirror_bytes.clone()),
+        near: Near { indexes, bucket: bucket.clone() },
         enrolling: Public::enrolments(),
         certificates,
         cloud: config.aws_identity_check.then(|| provisions.clone()),
@@ -187,7 +195,16 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     }
     let (looked, every) = (provisions.clone(), Duration::from_secs(config.aws_look_seconds));
     let looking = tokio::spawn(async move { looked.expire_always(every).await });
-    let admin = Admin { authority, store, service, config, metrics, mirror, images, provisions, reload, copying };
+    let looked = bucket.clone();
+    tokio::spawn(async move {
+        if looked.follows() {
+            looked.follow().await;
+        } else if let Err(error) = looked.look().await {
+            tracing::warn!("what is in the bucket is not known: {error}");
+        }
+    });
+    let admin =
+        Admin { authority, store, service, config, metrics, mirror, images, provisions, reload, copying, bucket };
     let administration = tokio::spawn(async move { axum::serve(admin_listener, admin::router(admin)).await });
     tracing::info!("serving {url}, administration at {}", socket.display());
     tell("READY=1\nSTATUS=serving");
@@ -245,6 +262,22 @@ fn accounts(config: &Config) -> Option<Accounts> {
 /// The cloud that this frontend was built with: none.
 #[cfg(not(feature = "aws"))]
 const fn accounts(_: &Config) -> Option<Accounts> {
+    None
+}
+
+/// The store of objects that this frontend was built with.
+#[cfg(feature = "aws")]
+fn stores(config: &Config) -> Option<Stores> {
+    let (region, endpoint) = (config.aws_region.clone(), config.aws_endpoint.clone());
+    Some(Arc::new(move || {
+        let settings = rocks_aws::Settings { region: region.clone(), endpoint: endpoint.clone(), keys: None };
+        Box::pin(async move { Arc::new(rocks_aws::Aws::new(settings).await) as Arc<dyn crate::bucket::ObjectStore> })
+    }))
+}
+
+/// The store of objects that this frontend was built with: none.
+#[cfg(not(feature = "aws"))]
+const fn stores(_: &Config) -> Option<Stores> {
     None
 }
 

@@ -1,6 +1,7 @@
 //! The frontend: the daemon `rocks-server` and its offline tools, and `rocks`, the administrator's command line.
 
 pub mod admin;
+pub mod bucket;
 pub mod builder;
 pub mod ca;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod listen;
 pub mod manual;
 pub mod metrics;
 pub mod mirror;
+pub mod near;
 pub mod offline;
 pub mod output;
 pub mod process;

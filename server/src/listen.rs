@@ -39,6 +39,7 @@ use crate::identity::Certificates;
 use crate::kickstart::{Served, Service};
 use crate::metrics::Metrics;
 use crate::mirror::serve::{Body, MirrorRoot};
+use crate::near::Near;
 use crate::provision::Provisions;
 use crate::store::{NewCertificate, Store, StoreError};
 
@@ -74,6 +75,8 @@ pub struct Public {
     pub metrics: Arc<Metrics>,
     /// The RPM mirror.
     pub mirror: MirrorRoot,
+    /// Where packages come from beside the mirror.
+    pub near: Near,
     /// Places for enrolments.
     pub enrolling: Semaphore,
     /// AWS's certificates, for instances that nobody announced.
@@ -237,6 +240,10 @@ async fn answer_plain(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
         matches!(*request.method(), Method::GET | Method::HEAD) && request.uri().path().starts_with(path::MIRROR);
     if is_mirror && caller.as_ref().is_some_and(|caller| refusal(public, caller).is_none()) {
         public.metrics.requests.inc();
+        if let Some(reply) = public.near.elsewhere(request.uri().path(), request.headers()).await {
+            public.metrics.mirror_redirects.inc();
+            return reply.map(|body| body.map_err(|never| match never {}).boxed());
+        }
         return Box::pin(crate::mirror::serve::handle(&public.mirror, request)).await;
     }
     answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())
@@ -277,6 +284,11 @@ async fn answer_whole(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
             drop(request);
             kickstart(public, &caller, asked).await
         }
+        (Method::GET, path::SOURCES) => match public.near.sources(&public.service, &caller.host).await {
+            Ok(reply) => reply,
+            Err(error) => internal(&error),
+        },
+        (Method::GET, of) if of.starts_with(path::INDEX) => public.near.index(of, request.headers()).await,
         (Method::POST, path::REPORTS) => Box::pin(report(public, &caller, request)).await,
         (Method::POST, path::RENEW) => Box::pin(renew(public, &caller, request)).await,
         _ => problem(StatusCode::NOT_FOUND, "not-found", "there is nothing here"),

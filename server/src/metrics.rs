@@ -24,6 +24,10 @@ pub struct Metrics {
     pub handshakes_failed: Counter,
     /// Reports taken.
     pub reports: Counter,
+    /// Bytes of packages and their metadata that left.
+    pub mirror_bytes: Counter,
+    /// Requests for files of the mirror that were shown the way to a bucket.
+    pub mirror_redirects: Counter,
     /// When the kickstarts were last made without a problem, in seconds since 1970.
     pub last_sync: Gauge,
 }
@@ -41,6 +45,8 @@ impl Metrics {
         registry.register("enrolments_refused", "Enrolments refused", self.enrolments_refused.clone());
         registry.register("handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
         registry.register("reports", "Reports taken", self.reports.clone());
+        registry.register("mirror_bytes", "Bytes of packages and their metadata sent", self.mirror_bytes.clone());
+        registry.register("mirror_redirects", "Requests shown the way to a bucket", self.mirror_redirects.clone());
         registry.register(
             "sync_last_success_timestamp_seconds",
             "When kickstarts were last made well",

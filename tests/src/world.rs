@@ -141,6 +141,9 @@ impl World {
         cmd("ip").args(["netns", "add", &fe]).run()?;
         cmd("ip").args(["-n", &fe, "link", "set", "lo", "up"]).run()?;
         cmd("ip").args(["-n", &fe, "addr", "add", &format!("{FRONTEND}/32"), "dev", "lo"]).run()?;
+        // Instances reach each other through here.
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        cmd("ip").args(["netns", "exec", &fe, "sh", "-c", forward]).run()?;
         Ok(())
     }
 
@@ -207,6 +210,17 @@ impl World {
     pub fn rocks(&self, words: &[&str]) -> Result<String> {
         let socket = self.state().join("run/admin.sock");
         Ok(cmd(self.binaries.join("rocks")).arg("--socket").arg(socket).args(words).run()?.stdout)
+    }
+
+    /// A counter or gauge of the frontend's.
+    ///
+    /// # Errors
+    /// It has none of that name.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let socket = self.state().join("run/admin.sock");
+        let text = cmd("curl").arg("-sf").arg("--unix-socket").arg(socket).arg("http://frontend/metrics").run()?.stdout;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
+        value.with_context(|| format!("there is no {name} in\n{text}"))
     }
 
     /// The last report of `host`, if there is one.
@@ -315,6 +329,7 @@ impl World {
             name: name.to_owned(),
             namespace: ns,
             frontend_namespace: fe,
+            address: format!("10.99.{number}.2"),
             outer,
             root,
             folder,
@@ -340,6 +355,7 @@ pub struct Instance {
     pub name: String,
     namespace: String,
     frontend_namespace: String,
+    address: String,
     outer: String,
     root: PathBuf,
     folder: PathBuf,
@@ -375,6 +391,12 @@ impl Instance {
             .args(["enable", "rocks-agent.service"])
             .run()?;
         Ok(())
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// A path inside, seen from here.

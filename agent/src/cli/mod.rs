@@ -7,6 +7,7 @@ mod install;
 mod online;
 mod plan;
 mod receive;
+mod relay;
 mod send;
 
 use std::ffi::OsString;
@@ -80,6 +81,8 @@ enum Command {
     Receive(receive::Args),
     /// Send an image to the frontend, which waits for it: `rocks upload image HOST name=NAME`
     Send(send::Args),
+    /// Fetch packages of the frontend's mirror once, and serve them to the neighbours of this machine
+    Relay(relay::Args),
     /// Make the image at --root (a folder, a disk or an image file) a machine in the cloud: root, bootloader, network, keys
     Fit(fit::Args),
     /// What `fit` starts in a mount namespace of its own
@@ -158,6 +161,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
         Command::UserData { patience, metadata } => online::user_data(&config, &metadata, patience, output),
         Command::Receive(args) => receive::run(&args, &config, cli.output, output),
         Command::Send(args) => send::run(&args, &config, cli.output, output),
+        Command::Relay(args) => relay::run(&args, &config, cli.output, output),
         Command::Converge => online::converge(config, cli.output, output),
         Command::Run => online::run(config, output),
     };

@@ -22,7 +22,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Runs `work` on a runtime of one thread.
-fn block<T>(output: &mut Output<'_>, work: impl Future<Output = T>) -> Result<T, u8> {
+pub(super) fn block<T>(output: &mut Output<'_>, work: impl Future<Output = T>) -> Result<T, u8> {
     match runtime() {
         Ok(runtime) => Ok(runtime.block_on(work)),
         Err(error) => {

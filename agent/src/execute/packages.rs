@@ -1,18 +1,21 @@
 //! Repositories and packages, through whatever package manager there is.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rocks_common::diag::Severity;
 use rocks_common::plan::{PackageChange, Repository, RepositoryLocation, Step};
 
 use super::{Executor, Outcome, complaint, finding};
+use crate::near::gateway::Gateway;
 use crate::process::{Task, is_there};
 use crate::{files, observe};
 
 /// The file that holds our repositories; all others stay as they are, and are not used by the agent.
 const REPO_FILE: &str = "etc/yum.repos.d/rocks.repo";
+/// Most bytes of it.
+const REPO_BYTES: u64 = 1 << 20;
 /// The package managers, the preferred first.
 pub(super) const MANAGERS: [&str; 4] = ["dnf5", "dnf", "microdnf", "yum"];
 
@@ -92,6 +95,12 @@ impl Executor<'_> {
         let mut outcome = Outcome::default();
         if !change.install.is_empty() {
             let mut args = common.clone();
+            let near = self.near();
+            if let Some((_, folder)) = &near {
+                args.push(format!("--setopt=reposdir={}", folder.display()));
+                // Round trips overlap.
+                args.push("--setopt=max_parallel_downloads=20".to_owned());
+            }
             args.extend(change.exclude.iter().map(|spec| format!("--exclude={spec}")));
             if change.exclude_weak {
                 args.push("--setopt=install_weak_deps=0".to_owned());
@@ -106,6 +115,9 @@ impl Executor<'_> {
                 args.retain(|arg| arg != "--");
             }
             outcome = self.manage(manager, "install", step, args);
+            if let Some((gateway, _)) = near {
+                outcome.findings.extend(gateway.close(!outcome.failed));
+            }
         }
         if !outcome.failed && !change.remove.is_empty() {
             let mut args = common;
@@ -136,6 +148,25 @@ impl Executor<'_> {
             }
         }
         outcome
+    }
+
+    /// A way to packages that is nearer than the frontend, if there is one, and the folder of repositories that lead there. Without it
+    /// the repositories are what they are: the frontend's.
+    fn near(&self) -> Option<(Gateway, PathBuf)> {
+        if self.config.policy.installer {
+            return None;
+        }
+        let bytes = files::read(&self.config.root.join(REPO_FILE), REPO_BYTES).ok()??;
+        let text = String::from_utf8(bytes).ok()?;
+        let opened = Gateway::open(&self.config.state, &self.config.root, &text).and_then(|gateway| {
+            let Some(gateway) = gateway else { return Ok(None) };
+            let folder = gateway.repositories(&text)?;
+            Ok(Some((gateway, folder)))
+        });
+        opened.unwrap_or_else(|error| {
+            tracing::warn!("packages come from the frontend itself: {error}");
+            None
+        })
     }
 
     fn manage(&self, manager: &str, unit: &str, step: &Step, args: Vec<String>) -> Outcome {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::Admin;
 use super::problem::{Answer, Failure, Input, Named, answer, done};
+use crate::bucket::BucketError;
 use crate::mirror::upstream::{self, Order};
 use crate::mirror::{Options, Progress};
 use crate::store::{StoreError, Upstream, Versions};
@@ -103,11 +104,34 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Distr
         });
         let internal = |error: &dyn std::fmt::Display| Failure::internal(error);
         let summary = work.await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
+        if !summary.published.is_empty() && admin.bucket.follows() {
+            let bucket = admin.bucket.clone();
+            tokio::spawn(async move { bucket.follow().await });
+        }
         let findings: Vec<Value> =
             summary.findings.iter().map(|f| json!({"path": f.path, "message": f.message})).collect();
         Ok(json!({"files": summary.files, "read": summary.read, "packages": summary.packages,
                   "published": summary.published, "findings": findings}))
     }))
+}
+
+/// Makes the bucket have what the mirror has.
+pub(super) async fn bucket(State(admin): State<Admin>) -> Response {
+    lines(move |lines| async move {
+        let tell = move |at| {
+            let _ = lines.try_send(json!({"progress": at}));
+        };
+        let synced = admin.bucket.sync(&tell).await.map_err(|error| {
+            let hint = match &error {
+                BucketError::NoCloud => Some("build rocks-server with the feature `aws`, or take the package"),
+                BucketError::Cloud(error) => error.hint(),
+                _ => None,
+            };
+            let failure = Failure::new(axum::http::StatusCode::BAD_GATEWAY, "not-sent", error.to_string());
+            failure.hint(hint.unwrap_or("what was sent stays; the same command goes on from there"))
+        })?;
+        serde_json::to_value(synced).map_err(|error| Failure::internal(&error))
+    })
 }
 
 pub(super) async fn mirrors(State(admin): State<Admin>) -> Answer {

@@ -24,6 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use tokio::sync::mpsc;
 
+use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::kickstart::Service;
 use crate::metrics::Metrics;
@@ -56,6 +57,8 @@ pub struct Admin {
     pub reload: mpsc::Sender<()>,
     /// One copy of an upstream repository at a time.
     pub copying: Arc<tokio::sync::Mutex<()>>,
+    /// The packages in a bucket.
+    pub bucket: Arc<Bucket>,
 }
 
 /// The routes.
@@ -84,6 +87,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/builds", post(builds::create))
         .route("/distro", get(distro::show).post(distro::create))
         .route("/distro/folders", delete(distro::remove_folder))
+        .route("/bucket", post(distro::bucket))
         .route("/mirrors", get(distro::mirrors).post(distro::copy))
         .route("/mirrors/{name}", delete(distro::remove_mirror))
         .route("/images", get(images::list).post(images::import))

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod header;
+pub mod index;
 mod publish;
 mod rebuild;
 pub mod repodata;

@@ -9,6 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Context as Hash, SHA256, digest};
 use flate2::{Compression, GzBuilder};
+use rocks_common::ids::Sha256;
+use rocks_common::index::named_repomd;
 use serde::{Deserialize, Serialize};
 
 use super::rebuild::{Chosen, cached, hex};
@@ -16,12 +18,31 @@ use super::{Context, MirrorError};
 
 /// What one `repomd.xml` names, so that it can be collected when nobody should still use it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Generation {
+pub(super) struct Generation {
     /// Over the digests of all its packages: tells whether a rebuild changes anything.
     inputs: String,
-    revision: u64,
+    /// Grows from one to the next, and is at least the time.
+    pub(super) revision: u64,
     /// Below the repository's root.
-    files: BTreeSet<String>,
+    pub(super) files: BTreeSet<String>,
+}
+
+impl Generation {
+    /// Whether its `repomd.xml` is also there under a name of its own; those of earlier versions are not.
+    pub(super) fn has_repomd(&self) -> bool {
+        self.files.iter().any(|file| file.ends_with("-repomd.xml"))
+    }
+}
+
+/// Where it is remembered what the kept generations of `arch` have.
+pub(super) fn generations_path(root: &Path, arch: &str) -> PathBuf {
+    root.join(format!("generations-{arch}.json"))
+}
+
+/// The generations of `arch` that are kept, the one that is published being the first.
+pub(super) fn generations(root: &Path, arch: &str) -> Vec<Generation> {
+    let text = fs::read(generations_path(root, arch)).ok();
+    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
 /// Where the pieces of the package with this digest are kept.
@@ -45,15 +66,14 @@ pub(super) fn publish(root: &Path, arch: &str, chosen: &[Chosen<'_>], keep: usiz
     let repodata = repo.join("repodata");
     fs::create_dir_all(&repodata).context("make the folder", &repodata)?;
     let repomd_path = repodata.join("repomd.xml");
-    let state = root.join(format!("generations-{arch}.json"));
-    let mut generations: Vec<Generation> =
-        fs::read(&state).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let state = generations_path(root, arch);
+    let mut generations = generations(root, arch);
 
     let list: String = chosen.iter().map(|c| c.entry.digest.as_str()).collect::<Vec<_>>().join("\n");
     let inputs = hex(digest(&SHA256, list.as_bytes()).as_ref());
-    let is_same = generations
-        .first()
-        .is_some_and(|g| g.inputs == inputs && repomd_path.exists() && g.files.iter().all(|f| repo.join(f).exists()));
+    let is_same = generations.first().is_some_and(|g| {
+        g.inputs == inputs && g.has_repomd() && repomd_path.exists() && g.files.iter().all(|f| repo.join(f).exists())
+    });
     if is_same {
         return Ok(false);
     }
@@ -105,6 +125,10 @@ pub(super) fn publish(root: &Path, arch: &str, chosen: &[Chosen<'_>], keep: usiz
         generation.files.insert(href);
     }
     repomd.push_str("</repomd>\n");
+    // Once more under a name that never means anything else, for those who go by an index.
+    let named = named_repomd(Sha256::of(repomd.as_bytes()));
+    write_atomic(&repo.join(&named), repomd.as_bytes())?;
+    generation.files.insert(named);
 
     // The record after the rename: killed between the two, the next run publishes the same packages once more, and
     // nothing is ever collected before the repomd.xml that replaces it is in place.

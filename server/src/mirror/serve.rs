@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
+use prometheus_client::metrics::counter::Counter;
 use rustix::fs::{Mode, OFlags};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
@@ -26,13 +27,22 @@ pub type Body = BoxBody<Bytes, std::io::Error>;
 
 /// The folder of a mirror that is served.
 #[derive(Debug, Clone)]
-pub struct MirrorRoot(PathBuf);
+pub struct MirrorRoot {
+    folder: PathBuf,
+    sent: Counter,
+}
 
 impl MirrorRoot {
     /// What `mirror` publishes.
     #[must_use]
     pub fn of(mirror: &super::Mirror) -> Self {
-        Self(mirror.root().join("rocks-dist"))
+        Self { folder: mirror.root().join("rocks-dist"), sent: Counter::default() }
+    }
+
+    /// The same, counting the bytes that are sent.
+    #[must_use]
+    pub fn counting(self, sent: Counter) -> Self {
+        Self { sent, ..self }
     }
 }
 
@@ -47,11 +57,14 @@ pub async fn handle<B>(root: &MirrorRoot, request: Request<B>) -> Response<Body>
     let Some(components) = parts.uri.path().strip_prefix(PREFIX).and_then(components) else {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     };
-    let folder = root.0.clone();
+    let folder = root.folder.clone();
     let name = components.last().cloned().unwrap_or_default();
     let opened = tokio::task::spawn_blocking(move || open_beneath(&folder, &components)).await;
     match opened {
-        Ok(Ok((file, meta))) => answer(file, &meta, &name, &parts.headers, parts.method == Method::HEAD).await,
+        Ok(Ok((file, meta))) => {
+            let sent = root.sent.clone();
+            answer(file, &meta, &name, &parts.headers, parts.method == Method::HEAD, sent).await
+        }
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             tracing::error!(error = %e, path = parts.uri.path(), "cannot read a published file");
             plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot read the file\n")
@@ -150,6 +163,7 @@ async fn answer(
     name: &str,
     headers: &HeaderMap,
     is_head: bool,
+    sent: Counter,
 ) -> Response<Body> {
     use std::os::unix::fs::MetadataExt;
     let size = meta.len();
@@ -175,8 +189,11 @@ async fn answer(
         Span::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
     };
     let is_empty = is_head || length == 0;
-    let body =
-        if is_empty { Full::default().map_err(|never| match never {}).boxed() } else { stream_of(file, start, length) };
+    let body = if is_empty {
+        Full::default().map_err(|never| match never {}).boxed()
+    } else {
+        stream_of(file, start, length, sent)
+    };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let is_repomd = name.starts_with("repomd.xml");
@@ -210,9 +227,9 @@ async fn answer(
 }
 
 /// `length` bytes of `file` from `start`, read as fast as the client takes them.
-fn stream_of(file: std::fs::File, start: u64, length: u64) -> Body {
+fn stream_of(file: std::fs::File, start: u64, length: u64, sent: Counter) -> Body {
     let file = tokio::fs::File::from_std(file);
-    let frames = stream::try_unfold((file, Some(start), length), |(mut file, seek, left)| async move {
+    let frames = stream::try_unfold((file, Some(start), length, sent), |(mut file, seek, left, sent)| async move {
         if left == 0 {
             return Ok(None);
         }
@@ -227,7 +244,8 @@ fn stream_of(file: std::fs::File, start: u64, length: u64) -> Body {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
         }
         buffer.truncate(n);
-        Ok(Some((Frame::data(buffer.freeze()), (file, None, left - n as u64))))
+        sent.inc_by(n as u64);
+        Ok(Some((Frame::data(buffer.freeze()), (file, None, left - n as u64, sent))))
     });
     // The stream is not `Sync` (the file's state is not), which `BoxBody` asks for.
     BodyExt::boxed(StreamBody::new(SyncStream(std::sync::Mutex::new(Box::pin(frames)))))

@@ -506,6 +506,12 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Image,
         example = "rocks ship image lite host=receiver-0-0 to=198.51.100.7:8444"
     ),
+    spec!(
+        ["sync", "bucket"],
+        ("", 0, 0),
+        "Put the packages of the distribution into the frontend's bucket, for the instances of its region",
+        distro::bucket
+    ),
     spec!(["sync", "config"], ("", 0, 0), "Read the rolls again and make all kickstarts anew", report::sync),
     spec!(
         ["trust", "roll"],
@@ -555,7 +561,7 @@ fn about(verb: &str) -> &'static str {
         "report" => "Show what agents reported",
         "set" => "Set attributes, or a host's appliance",
         "ship" => "Send an image to the cloud",
-        "sync" => "Make kickstarts anew",
+        "sync" => "Make kickstarts anew, or a bucket like the distribution",
         "upload" => "Send an image to the frontend",
         "wait" => "Wait for hosts",
         "host" => "Of a host",

@@ -26,6 +26,20 @@ pub(super) fn create(c: &Context<'_>) -> Done {
     Ok((c.one(&summary, text), Exit::Ok))
 }
 
+pub(super) fn bucket(c: &Context<'_>) -> Done {
+    let synced = c.long("/api/v1/bucket", &Value::Null)?;
+    let text = || {
+        format!(
+            "bucket {}: {} files, {} sent, {} removed\n",
+            synced["bucket"].as_str().unwrap_or_default(),
+            synced["files"],
+            synced["sent"],
+            synced["removed"]
+        )
+    };
+    Ok((c.one(&synced, text), Exit::Ok))
+}
+
 pub(super) fn list(c: &Context<'_>) -> Done {
     let distro = c.get("/api/v1/distro")?;
     let mut rows = vec![json!({"name": distro["folder"], "kind": "published"})];
