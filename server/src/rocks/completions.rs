@@ -22,6 +22,7 @@ fn candidates(spec: &Spec, current: &str) -> Vec<CompletionCandidate> {
         Words::Mirror => "/api/v1/mirrors",
         Words::Image => "/api/v1/images",
         Words::Provision => "/api/v1/provisions",
+        Words::Rollout => "/api/v1/rollouts",
         Words::Path => return clap_complete::engine::PathCompleter::any().complete_from(current),
         Words::None => "",
     };

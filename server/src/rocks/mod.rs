@@ -15,6 +15,7 @@ mod objects;
 mod progress;
 mod provisions;
 mod report;
+mod rollouts;
 mod show;
 mod spec;
 mod table;

@@ -44,6 +44,7 @@ pub(super) enum Words {
     Mirror,
     Image,
     Provision,
+    Rollout,
 }
 
 /// One command, but for what runs it.
