@@ -133,6 +133,11 @@ name_type! {
 }
 
 name_type! {
+    /// A rollout's name: its appliance's, and a number.
+    RolloutName, "rollout name", identifier_like
+}
+
+name_type! {
     /// An attribute's name. In the store any name that is an XML name is allowed, because it becomes an entity
     /// (rocks-xml 7); only those that are identifiers can stand in conditions.
     AttrName, "attribute name", |text| {

@@ -146,7 +146,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let listener = listen::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     let url = config.url(address.port());
-    let service = Arc::new(Service::new(store.clone(), authority.clone(), url.clone()));
+    let service = Service::new(store.clone(), authority.clone(), url.clone()).stale_after(config.stale_minutes);
+    let service = Arc::new(service);
     let metrics = Arc::new(Metrics::default());
     let config = Arc::new(config);
     let mirror = Mirror::open(config.state.join("mirror"))?;
@@ -184,6 +185,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let (reload, reloads) = mpsc::channel(1);
     let watcher = if config.watch_rolls { watcher(&reload) } else { None };
     let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watcher));
+    let mut rollouts = tokio::spawn(service.clone().go_on());
     let renewer = tokio::spawn(renew_server_certificate(authority.clone(), config.clone(), tls_sender));
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
@@ -230,6 +232,10 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
             ended.context("the synchronisation broke off")?;
             anyhow::bail!("the synchronisation ended");
         }
+        ended = &mut rollouts => {
+            ended.context("rollouts broke off")?;
+            anyhow::bail!("rollouts ended");
+        }
         ended = administration => {
             ended.context("the administrator's socket broke off")??;
             anyhow::bail!("the administrator's socket ended");
@@ -238,6 +244,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     tell("STOPPING=1");
     renewer.abort();
     looking.abort();
+    rollouts.abort();
     paused.pause();
     // Those who wait are answered now, and ask again: they find the next frontend.
     ending_sender.send_replace(true);

@@ -22,5 +22,6 @@ pub mod output;
 pub mod process;
 pub mod provision;
 pub mod rocks;
+pub mod rollout;
 pub mod ship;
 pub mod store;

@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::mirror::serve::{Body, MirrorRoot};
 use crate::near::Near;
 use crate::provision::Provisions;
+use crate::rollout::Heard;
 use crate::store::{NewCertificate, Store, StoreError};
 
 /// How long a TLS handshake may take.
@@ -539,6 +540,8 @@ async fn report(public: &Public, caller: &Caller, request: Request<Incoming>) ->
     match public.store.add_report(&caller.host, &report, Timestamp::now().as_second()).await {
         Err(error) => internal(&error),
         Ok(()) => {
+            let heard = Heard { host: caller.host.clone(), kickstart: report.kickstart, outcome: report.outcome };
+            public.service.rollouts().heard(heard).await;
             let mut response = Response::new(Full::new(Bytes::new()));
             *response.status_mut() = StatusCode::NO_CONTENT;
             response

@@ -2,6 +2,7 @@
 //!
 //! - [`lite`]: the RPM-based lite appliance under test, made from what the machine's distribution offers.
 //! - [`world`]: a private network with the real frontend in it, and booted instances.
+//! - [`loopback`]: the real frontend alone, on loopback, with hosts that only fetch and report.
 //! - [`shipyard`]: a frontend and receivers for shipments alone.
 //! - [`turns`]: what tests ask of an instance's turns and reports.
 //! - [`beside`]: a frontend beside a local EC2.
@@ -16,6 +17,7 @@ pub mod beside;
 pub mod faults;
 pub mod hostile;
 pub mod lite;
+pub mod loopback;
 pub mod pki;
 pub mod shipyard;
 pub mod turns;

@@ -1,91 +1,16 @@
 //! The frontend as agents and administrators meet it: the real binary on loopback, without root.
-#![expect(clippy::print_stdout, reason = "a test that is left out says why")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rocks_agent::fetch::{FetchError, Fetched, Known};
+use rocks_agent::fetch::{FetchError, Fetched};
 use rocks_agent::identity::{Identity, Join};
-use rocks_common::ids::{Digest, Generation};
 use rocks_common::wire::{Facts, JoinToken};
-use rocks_tests::process::{Done, Running, cmd, wait_for};
+use rocks_tests::loopback::Frontend;
+use rocks_tests::process::{cmd, wait_for};
 use rocks_tests::world::binaries;
 use serde_json::Value;
-
-struct Frontend {
-    running: Option<Running>,
-    binaries: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-fn rolls() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs").canonicalize().expect("graphs")
-}
-
-impl Frontend {
-    fn new() -> Option<Self> {
-        let Ok(binaries) = binaries() else {
-            println!("skipped: build the binaries first");
-            return None;
-        };
-        let mut frontend = Self { running: None, binaries, dir: tempfile::tempdir().expect("a folder") };
-        frontend.start();
-        Some(frontend)
-    }
-
-    fn start(&mut self) {
-        let (server, state) = (self.binaries.join("rocks-server"), self.dir.path().join("state"));
-        cmd(&server)
-            .args(["init", "--if-needed", "--name", "127.0.0.1", "--state-dir"])
-            .arg(&state)
-            .run()
-            .expect("init");
-        let _ = fs::remove_file(state.join("run/addresses.json"));
-        let log = self.dir.path().join("log");
-        let running = cmd(&server).args(["serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(&state).start(&log);
-        self.running = Some(running.expect("serve"));
-        let up = wait_for("the frontend", Duration::from_secs(20), || {
-            Ok((self.rocks(&["list", "host"]).code() == 0).then_some(()))
-        });
-        up.unwrap_or_else(|error| panic!("{error:#}\n{}", fs::read_to_string(&log).unwrap_or_default()));
-    }
-
-    fn rocks(&self, words: &[&str]) -> Done {
-        let socket = self.dir.path().join("state/run/admin.sock");
-        cmd(self.binaries.join("rocks")).arg("--socket").arg(socket).args(words).output().expect("rocks runs")
-    }
-
-    fn ok(&self, words: &[&str]) -> String {
-        let done = self.rocks(words);
-        assert_eq!(done.code(), 0, "{words:?}: {}", done.both());
-        done.stdout
-    }
-
-    fn lite(&self) {
-        self.ok(&["add", "appliance", "lite"]);
-        for roll in ["base", "vim"] {
-            self.ok(&["add", "roll", &rolls().join(roll).display().to_string()]);
-        }
-    }
-
-    fn join(&self, host: &str) -> Join {
-        let json: Value =
-            serde_json::from_str(&self.ok(&["-o", "json", "add", "host", host, "appliance=lite"])).expect("json");
-        let text = |name: &str| json[name].as_str().expect("a text").to_owned();
-        Join {
-            frontend: text("frontend"),
-            token: Some(JoinToken(text("token"))),
-            identity: None,
-            enrolment: None,
-            ca: text("ca"),
-        }
-    }
-
-    fn known(identity: &Identity, digest: Option<Digest>) -> Known {
-        Known { digest, generation: Generation(0), host: identity.host.clone(), seal_key: identity.seal_key }
-    }
-}
 
 async fn enrol(folder: &Path, join: &Join) -> Result<Identity, FetchError> {
     let now = jiff::Timestamp::now();
@@ -154,9 +79,7 @@ async fn enrolment_kickstarts_waiting_and_revocation() {
 
     // A renewed certificate works; generations go on after the frontend was killed.
     let renewed = identity.renew(Facts::default(), jiff::Timestamp::now()).await.expect("renewed");
-    if let Some(mut running) = frontend.running.take() {
-        running.kill();
-    }
+    frontend.kill();
     frontend.start();
     let addresses: Value = serde_json::from_str(
         &fs::read_to_string(frontend.dir.path().join("state/run/addresses.json")).expect("addresses"),
@@ -194,6 +117,8 @@ fn a_dump_rebuilds_the_store_and_errors_have_their_codes() {
     first.ok(&["disable", "roll", "vim"]);
     first.ok(&["trust", "roll", "base"]);
     first.join("lite-0-0");
+    first.ok(&["set", "rollout", "waves=1,25%", "soak=90s", "failures=5%"]);
+    first.ok(&["set", "appliance", "rollout", "lite", "timeout=1h"]);
     first.ok(&["set", "attr", "a", "it's = \"quoted\" $HOME"]);
     first.ok(&["set", "os", "attr", "linux", "b", ""]);
     first.ok(&["set", "appliance", "attr", "--", "lite", "c", "-x"]);

@@ -2,7 +2,7 @@
 //! killed in the middle, and nothing left behind.
 #![expect(clippy::print_stdout, reason = "a test that is left out says why")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rocks_minicloud::{Minicloud, Options};
 use rocks_tests::beside;
@@ -27,6 +27,44 @@ fn leaks(world: &World) -> Value {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+}
+
+/// A change whose script fails: the other instance never hears of it, and the canary goes back.
+fn a_bad_change_stops_at_its_canary(world: &World) {
+    let clock = Instant::now();
+    let roll = tempfile::tempdir().expect("a folder");
+    for (path, text) in [
+        ("graphs/default/bad.xml", "<graph><edge from=\"compute\" cond=\"bad\"><to>bad</to></edge></graph>"),
+        ("nodes/bad.xml", "<kickstart><post>exit 3</post></kickstart>"),
+    ] {
+        let path = roll.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    }
+    rocks(world, &["add", "roll", &roll.path().display().to_string(), "name=bad"]);
+    rocks(world, &["set", "appliance", "rollout", "compute", "waves=1", "soak=0", "timeout=60s"]);
+    rocks(world, &["sync", "config"]);
+    let before = world.generation("compute-0-1").expect("a generation");
+    rocks(world, &["set", "appliance", "attr", "compute", "bad", "yes"]);
+    rocks(world, &["sync", "config"]);
+    let stopped = || {
+        let all: Value = serde_json::from_str(&world.rocks(&["-o", "json", "list", "rollout", "compute-1"])?)?;
+        Ok((all["items"][0]["status"] == "stopped").then_some(()))
+    };
+    wait_for("the rollout to stop", Duration::from_secs(60), stopped)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", world.frontend_log()));
+    assert_eq!(world.generation("compute-0-1").expect("a generation"), before);
+    rocks(world, &["wait", "host", "compute-0-1", "state=held", "timeout=10"]);
+    rocks(world, &["back", "rollout", "compute-1"]);
+    rocks(world, &["wait", "host", "compute", "timeout=60"]);
+    assert_eq!(world.generation("compute-0-1").expect("a generation"), before);
+    // Mended, nobody has a way to go.
+    rocks(world, &["remove", "appliance", "attr", "compute", "bad"]);
+    rocks(world, &["remove", "appliance", "rollout", "compute"]);
+    rocks(world, &["remove", "roll", "bad", "--yes"]);
+    rocks(world, &["sync", "config"]);
+    rocks(world, &["wait", "host", "compute", "timeout=60"]);
+    println!("a rollout that stops, and back: {:.1} s", clock.elapsed().as_secs_f64());
 }
 
 #[test]
@@ -90,6 +128,11 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     let state: Value =
         serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host", "compute-0-1"])).expect("json");
     assert_eq!(state["items"][0]["state"], "converged");
+
+    let way = rocks(&world, &["list", "provision", text(&more["name"])]);
+    let lines: Vec<&str> = way.lines().filter(|line| line.starts_with("compute-0-")).collect();
+    assert!(lines.len() == 2 && lines.iter().all(|line| line.ends_with("converged")), "{way}");
+    a_bad_change_stops_at_its_canary(&world);
 
     // One is taken away: its host expires.
     let taken = json!({"instance": more["found"]["instances"]["compute-0-1"]["id"], "in_ms": 0});

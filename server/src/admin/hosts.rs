@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use rocks_common::ids::{ApplianceName, HostName};
+use rocks_common::ids::{ApplianceName, HostName, RolloutName};
 use rocks_common::wire::Outcome;
 use rocks_common::{draw, explain as why};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::problem::{Answer, Asked, Failure, Input, Named, answer, done};
-use crate::kickstart::{Served, Slot};
+use crate::kickstart::Served;
 use crate::listen::make_token;
 use crate::store::{Appliance, Enrolled, Host, StoreError};
 
@@ -51,12 +51,21 @@ pub(super) struct HostView {
     /// The instance that it is, if that enrolled by what EC2 says of it.
     #[serde(flatten)]
     instance: Option<Enrolled>,
+    /// The rollout that it waits for.
+    rollout: Option<RolloutName>,
+}
+
+impl HostView {
+    pub(super) const fn name(&self) -> &HostName {
+        &self.host.name
+    }
 }
 
 /// Where a host is on its way:
 /// pending (no agent has enrolled), enrolled (nothing reported), converging (it has not reported on its newest kickstart),
-/// converged, incomplete (some steps failed), refused (it would not have the kickstart); stale when it has not been heard of.
-fn state_of(host: &Host, served: Option<&Served>, is_stale: bool) -> &'static str {
+/// converged, held (it is what it was, and waits for its wave of a rollout), incomplete (some steps failed), refused (it would not have the
+/// kickstart); stale when it has not been heard of.
+fn state_of(host: &Host, served: Option<&Served>, is_stale: bool, is_held: bool) -> &'static str {
     let Some(last) = host.last else {
         return match host.enrolled {
             None => "pending",
@@ -73,42 +82,40 @@ fn state_of(host: &Host, served: Option<&Served>, is_stale: bool) -> &'static st
         Outcome::Converged | Outcome::Unchanged if served.is_some_and(|s| Some(s.body.digest) != last.kickstart) => {
             "converging"
         }
+        Outcome::Converged | Outcome::Unchanged if is_held => "held",
         Outcome::Converged | Outcome::Unchanged => "converged",
     }
 }
 
-fn view(
-    host: Host,
-    instance: Option<Enrolled>,
-    slot: &std::sync::Arc<Slot>,
-    now: Timestamp,
-    stale_minutes: u32,
-) -> HostView {
+fn view(admin: &Admin, host: Host, instance: Option<Enrolled>, now: Timestamp) -> HostView {
+    let (slot, stale_minutes) = (admin.service.slot(&host.name), admin.config.stale_minutes);
+    let rollout = admin.service.rollouts().waits(&host.appliance, &host.name);
     let served = slot.served();
     let now = now.as_second();
     let last_seen = slot.seen(now).or(host.last.map(|last| last.received)).or(host.enrolled);
     let is_stale = last_seen.is_some_and(|seen| now - seen > i64::from(stale_minutes) * 60);
     let time = |seconds: Option<i64>| seconds.and_then(|seconds| Timestamp::from_second(seconds).ok());
     HostView {
-        state: state_of(&host, served.as_ref(), is_stale),
+        state: state_of(&host, served.as_ref(), is_stale, rollout.is_some()),
         generation: served.map(|served| served.generation.0),
         reported_generation: host.last.and_then(|last| last.generation),
         last_report: time(host.last.map(|last| last.received)),
         last_seen: time(last_seen),
         agent: host.facts.as_ref().map(|facts| facts.agent.clone()),
         instance,
+        rollout,
         host,
     }
 }
 
 pub(super) async fn views(admin: &Admin) -> Result<Vec<HostView>, StoreError> {
-    let (now, minutes) = (Timestamp::now(), admin.config.stale_minutes);
+    let now = Timestamp::now();
     let (hosts, mut enrolled) = (admin.store.hosts().await?, admin.store.enrolled().await?);
-    Ok(hosts
-        .into_iter()
-        .map(|host| (admin.service.slot(&host.name), enrolled.remove(&host.name), host))
-        .map(|(slot, instance, host)| view(host, instance, &slot, now, minutes))
-        .collect())
+    let of = |host: Host| {
+        let instance = enrolled.remove(&host.name);
+        view(admin, host, instance, now)
+    };
+    Ok(hosts.into_iter().map(of).collect())
 }
 
 pub(super) async fn hosts(State(admin): State<Admin>) -> Answer {
@@ -194,15 +201,19 @@ async fn join_document(admin: &Admin, host: &HostName) -> Answer {
     Ok(Json(json!({"host": host, "frontend": frontend, "token": token, "ca": ca, "document": document})))
 }
 
+/// The kickstart that the host is to have; and what it is served, which is another one while a rollout holds it.
 pub(super) async fn profile(State(admin): State<Admin>, Named(name): Named<HostName>) -> Answer {
-    admin.store.host(&name).await?;
-    let served = admin.service.slot(&name).served();
+    let host = admin.store.host(&name).await?;
+    let slot = admin.service.slot(&name);
+    let (served, target) = (slot.served(), slot.target());
     let problem = admin.service.last_sync().failed.remove(name.as_str());
-    match served {
-        Some(served) => Ok(Json(json!({
-            "kickstart": String::from_utf8_lossy(&served.body.plain()),
-            "digest": served.body.digest,
-            "generation": served.generation,
+    match target.or_else(|| served.as_ref().map(|served| served.body.clone())) {
+        Some(body) => Ok(Json(json!({
+            "kickstart": String::from_utf8_lossy(&body.plain()),
+            "digest": body.digest,
+            "served": served.as_ref().map(|served| served.body.digest),
+            "generation": served.as_ref().map(|served| served.generation),
+            "rollout": admin.service.rollouts().waits(&host.appliance, &name),
             "problem": problem,
         }))),
         None => {

@@ -11,6 +11,7 @@ mod hosts;
 mod images;
 mod problem;
 mod provisions;
+mod rollouts;
 mod rolls;
 mod shipments;
 mod uploads;
@@ -98,6 +99,12 @@ pub fn router(admin: Admin) -> Router {
         .route("/provisions", get(provisions::list).post(provisions::create))
         .route("/provisions/{name}", get(provisions::show).delete(provisions::forget))
         .route("/provisions/{name}/cancel", post(provisions::cancel))
+        .route("/rollouts", get(rollouts::list))
+        .route("/rollouts/{name}", get(rollouts::show))
+        .route("/rollouts/{name}/pause", post(rollouts::pause))
+        .route("/rollouts/{name}/resume", post(rollouts::resume))
+        .route("/rollouts/{name}/back", post(rollouts::back))
+        .route("/strategies", get(rollouts::strategies).put(rollouts::set).delete(rollouts::remove))
         .route("/advice", post(advice::provision))
         .route("/enrolments", get(enrolments::list).post(enrolments::add))
         .route("/enrolments/{name}", delete(enrolments::remove))
@@ -107,10 +114,15 @@ pub fn router(admin: Admin) -> Router {
         .nest("/api/v1", api)
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(|State(admin): State<Admin>| async move { admin.metrics.render() }))
+        .route("/metrics", get(metrics))
         .fallback(problem::nothing)
         .method_not_allowed_fallback(problem::not_so)
         .with_state(admin)
+}
+
+async fn metrics(State(admin): State<Admin>) -> String {
+    admin.metrics.count_rollouts(admin.service.rollouts());
+    admin.metrics.render()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
@@ -145,6 +157,7 @@ async fn health(State(admin): State<Admin>) -> problem::Answer {
             find(&format!("hosts-{state}"), severity, format!("{} hosts are {state}", count(state)), hint);
         }
     }
+    rollouts::findings(&admin, &mut find);
     if let Some(end) = crate::ca::end_of_authority(&admin.config.state) {
         let days = (end - now.as_second()) / 86_400;
         if days < 180 {

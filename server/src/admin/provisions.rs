@@ -276,8 +276,20 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer {
     answer(&all)
 }
 
+/// A provision with the way of each of its instances: as an instance, and as a host from pending to converged.
 pub(super) async fn show(State(admin): State<Admin>, Named(id): Named<ProvisionId>) -> Answer {
-    Ok(Json(view(&admin, &admin.provisions.get(&id).await?)))
+    let record = admin.provisions.get(&id).await?;
+    let mut value = view(&admin, &record);
+    let views = super::hosts::views(&admin).await?;
+    let hosts = record.order.hosts.iter().map(|host| {
+        let found = record.found.instances.get(host);
+        let state = views.iter().find(|view| view.name() == host).map(|view| view.state);
+        json!({"name": host, "id": found.map(|one| &one.id), "instance": found.map(|one| one.state),
+               "address": found.and_then(|one| one.address), "state": state,
+               "converged": found.and_then(|one| one.converged)})
+    });
+    value["hosts"] = hosts.collect();
+    Ok(Json(value))
 }
 
 pub(super) async fn cancel(State(admin): State<Admin>, Named(id): Named<ProvisionId>) -> Answer {

@@ -2,36 +2,44 @@
 //!
 //! Rolls are read again when `sync config` says so or their folders change; a roll set that fails the check is not used, and the last
 //! good one goes on being served. Hosts whose profiles read the same attribute values share one rendering. One
-//! [`Service::sync`] runs at a time and makes all changes; requests only read.
+//! [`Service::sync`] runs at a time and makes all changes (`sync`); who gets them at once and who when a rollout says so is in `give` and
+//! `advance`; requests only read.
 
+mod advance;
+mod give;
 mod render;
+mod sight;
+mod sync;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
-use rocks_common::attr::{Attributes, Scope};
-use rocks_common::diag::Diagnostics;
+use rocks_common::attr::Attributes;
+use rocks_common::generate;
 use rocks_common::ids::{ApplianceName, Digest, Generation, HostName};
 use rocks_common::profile::Profile;
-use rocks_common::roll::{LoadOptions, RollSet};
-use rocks_common::seal::Claim;
-use rocks_common::{check, generate, roll};
+use rocks_common::roll::RollSet;
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ca::Authority;
 use crate::eval::{Confinement, Policy, Runner};
-use crate::store::{Host, Setting, Store, StoreError, attributes_of};
+use crate::rollout::Rollouts;
+use crate::store::{Host, Store, StoreError, attributes_of};
+pub use advance::ActError;
 use render::{Basis, Kept, Work};
+use sync::Turn;
+
+/// After how long without a word a host counts as away, if nobody says otherwise.
+const STALE_SECONDS: i64 = 15 * 60;
 
 /// A kickstart's text and what is said about it.
 #[derive(Debug)]
@@ -70,11 +78,15 @@ pub struct Served {
     pub generation: Generation,
     /// The seal.
     pub seal: String,
+    /// The host's appliance when it was given that.
+    pub appliance: ApplianceName,
 }
 
 /// What is known of one host while the frontend runs.
 pub struct Slot {
     served: watch::Sender<Option<Served>>,
+    /// What it is to have when its wave comes, if that is not what it is served.
+    target: Mutex<Option<Arc<Body>>>,
     /// Its requests that wait now.
     waiting: AtomicU32,
     /// When it was here last, in seconds since 1970; 0: not since the start.
@@ -83,13 +95,20 @@ pub struct Slot {
 
 impl Slot {
     fn new() -> Self {
-        Self { served: watch::Sender::new(None), waiting: AtomicU32::new(0), seen: AtomicI64::new(0) }
+        let (waiting, seen) = (AtomicU32::new(0), AtomicI64::new(0));
+        Self { served: watch::Sender::new(None), target: Mutex::new(None), waiting, seen }
     }
 
     /// Its kickstart, if there is one.
     #[must_use]
     pub fn served(&self) -> Option<Served> {
         self.served.borrow().clone()
+    }
+
+    /// The kickstart that it is to have when its wave comes, if that is not what it is served.
+    #[must_use]
+    pub fn target(&self) -> Option<Arc<Body>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A view of its kickstart that tells when it changes.
@@ -132,6 +151,8 @@ pub struct SyncReport {
     pub generation: Generation,
     /// Hosts whose kickstart is another one now.
     pub changed: Vec<String>,
+    /// How many hosts keep the one they have, because a rollout holds them.
+    pub held: usize,
     /// Hosts whose kickstart could not be made; they keep the last one.
     pub failed: BTreeMap<String, String>,
     /// What is wrong with the rolls, for people; then the last good ones are still in use.
@@ -154,12 +175,14 @@ pub struct Service {
     /// What runs the code of the rolls in use; kept, because it remembers what the code printed.
     runner: Mutex<Option<(Arc<Basis>, Arc<Runner>)>>,
     /// One synchronisation at a time: an older view must not be published as a newer generation.
-    turn: tokio::sync::Mutex<Checked>,
+    turn: tokio::sync::Mutex<Turn>,
+    rollouts: Rollouts,
+    /// After how long without a word a host counts as away.
+    stale_seconds: i64,
+    /// When this frontend started, in seconds since 1970.
+    started: i64,
     confinement: Confinement,
 }
-
-/// What the last check of the rolls in use counted on.
-type Checked = Option<(Digest, BTreeSet<String>, Vec<String>)>;
 
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
@@ -198,15 +221,24 @@ impl Service {
             last: Mutex::new(SyncReport::default()),
             rendered: Arc::default(),
             runner: Mutex::new(None),
-            turn: tokio::sync::Mutex::new(None),
+            turn: tokio::sync::Mutex::default(),
+            rollouts: Rollouts::default(),
+            stale_seconds: STALE_SECONDS,
+            started: Timestamp::now().as_second(),
             confinement: Confinement::fitting(),
         }
     }
 
-    /// Whether nothing has been given to anybody yet.
-    fn is_fresh(&self) -> bool {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        slots.values().all(|slot| slot.served.borrow().is_none())
+    /// The same, for which a host counts as away after so many minutes without a word.
+    #[must_use]
+    pub fn stale_after(self, minutes: u32) -> Self {
+        Self { stale_seconds: i64::from(minutes) * 60, ..self }
+    }
+
+    /// The rollouts.
+    #[must_use]
+    pub const fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
     }
 
     /// What is known of `host`.
@@ -339,178 +371,7 @@ impl Service {
         Ok(Some(runner))
     }
 
-    /// Reads the rolls again if `reload` (checking them again if what the check counts on changed), and renders every host's
-    /// kickstart. Hosts that wait are answered.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn sync(&self, reload: bool) -> Result<SyncReport, StoreError> {
-        let mut turn = self.turn.lock().await;
-        let clock = Instant::now();
-        let (hosts, appliances) = (self.store.hosts().await?, self.store.appliances().await?);
-        let settings = self.store.attributes().await?;
-        let mut report = SyncReport { problems: self.last_sync().problems, ..SyncReport::default() };
-        let roots: Vec<String> = appliances.iter().map(|a| a.node.clone()).collect();
-        let names: BTreeSet<String> = settings.iter().map(|setting| setting.name.to_string()).collect();
-        let now = self.rolls();
-        let counted_on = now.as_ref().map(|rolls| (rolls.digest, names.clone(), roots.clone()));
-        if reload || now.is_none() || *turn != counted_on {
-            let folders = self.folders().await?;
-            let globals = global(&settings);
-            let (of, kept) = (roots.clone(), now.filter(|_| !reload));
-            let loaded = tokio::task::spawn_blocking(move || match kept {
-                Some(rolls) => checked(rolls, Diagnostics::default(), &globals, &of),
-                None => load(&folders, &globals, &of),
-            });
-            match loaded.await {
-                Ok(Ok(rolls)) => {
-                    report.problems = None;
-                    *turn = Some((rolls.digest, names, roots));
-                    // The same files again: what was made of them still holds.
-                    if self.rolls().is_none_or(|now| now.digest != rolls.digest) {
-                        *self.rolls.write().unwrap_or_else(PoisonError::into_inner) = Some(rolls);
-                    }
-                }
-                Ok(Err(problems)) => {
-                    report.problems = Some(problems.render());
-                    *turn = None;
-                }
-                Err(error) => report.problems = Some(error.to_string()),
-            }
-        }
-        let Some(set) = self.rolls() else {
-            self.keep(&report);
-            return Ok(report);
-        };
-        let basis = self.basis(&set).await?;
-        let runner = self.runner(&set, &basis);
-        let url = self.frontend_url.clone();
-        let work = {
-            let (hosts, kept) = (hosts.clone(), self.rendered.clone());
-            tokio::task::spawn_blocking(move || {
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                let work = Work {
-                    rolls: &set,
-                    basis: &basis,
-                    hosts: &hosts,
-                    appliances: &appliances,
-                    settings: &settings,
-                    frontend_url: &url,
-                    runner: runner.as_ref().map(Option::as_deref).map_err(Clone::clone),
-                };
-                work.all(&mut kept)
-            })
-        };
-        let rendered = match work.await {
-            Ok(rendered) => rendered,
-            Err(error) => {
-                report.problems = Some(format!("rendering broke off: {error}"));
-                Vec::new()
-            }
-        };
-        // After a restart: what is the same as before is no news to anybody.
-        let known = if self.is_fresh() { self.store.served().await? } else { HashMap::new() };
-        let (mut next, mut same_as_before) = (Vec::new(), Vec::new());
-        for (host, result) in rendered {
-            match result {
-                Err(message) => {
-                    report.failed.insert(host.to_string(), message);
-                }
-                Ok(body) => {
-                    let slot = self.slot(&host);
-                    let same = slot.served.borrow().as_ref().is_some_and(|served| served.body.digest == body.digest);
-                    match known.get(&host) {
-                        _ if same => {}
-                        Some((digest, generation)) if *digest == body.digest => {
-                            same_as_before.push((host, slot, body, *generation));
-                        }
-                        _ => next.push((host, slot, body)),
-                    }
-                }
-            }
-        }
-        report.generation = self.store.generation().await?;
-        if !next.is_empty() {
-            let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
-            report.generation = self.store.next_generation(now).await?;
-            report.changed = next.iter().map(|(host, ..)| host.to_string()).collect();
-            let given = next.iter().map(|(host, _, body)| (host.clone(), body.digest));
-            self.store.set_served(given, report.generation).await?;
-        }
-        let next = next.into_iter().map(|(host, slot, body)| (host, slot, body, report.generation));
-        self.publish(next.chain(same_as_before).collect()).await;
-        // A host that was removed gets nothing any more.
-        let known: std::collections::HashSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
-        self.slots.write().unwrap_or_else(PoisonError::into_inner).retain(|host, slot| {
-            let keep = known.contains(host);
-            if !keep {
-                slot.served.send_replace(None);
-            }
-            keep
-        });
-        report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.keep(&report);
-        Ok(report)
-    }
-
-    /// Like [`Service::sync`] with the rolls read again, and nothing taken from what was made before: code of rolls runs again.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn sync_afresh(&self) -> Result<SyncReport, StoreError> {
-        {
-            let _turn = self.turn.lock().await;
-            *self.runner.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.rendered.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        }
-        self.sync(true).await
-    }
-
-    /// Seals kickstarts and gives them to the hosts that wait.
-    async fn publish(&self, next: Vec<(HostName, Arc<Slot>, Arc<Body>, Generation)>) {
-        if next.is_empty() {
-            return;
-        }
-        let authority = self.authority.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            for (host, slot, body, generation) in next {
-                let claim = Claim { host, generation, digest: body.digest };
-                let seal = authority.sealer.seal(&claim);
-                slot.served.send_replace(Some(Served { body, generation, seal }));
-            }
-        });
-        if let Err(error) = work.await {
-            tracing::error!("sealing broke off: {error}");
-        }
-    }
-
     fn keep(&self, report: &SyncReport) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = report.clone();
     }
-}
-
-/// What holds for all hosts: what the check may count on.
-fn global(settings: &[Setting]) -> Attributes {
-    let mut attributes = Attributes::new();
-    for setting in settings {
-        attributes.set_default(Scope::Global, setting.name.clone(), setting.value.as_str());
-    }
-    attributes
-}
-
-fn load(folders: &[PathBuf], globals: &Attributes, roots: &[String]) -> Result<Arc<RollSet>, Diagnostics> {
-    let (rolls, problems) = roll::load(folders, &LoadOptions::default());
-    checked(Arc::new(rolls), problems, globals, roots)
-}
-
-fn checked(
-    rolls: Arc<RollSet>,
-    mut problems: Diagnostics,
-    globals: &Attributes,
-    roots: &[String],
-) -> Result<Arc<RollSet>, Diagnostics> {
-    // An appliance may wait for a roll that is not enabled yet; that is its own problem, not everybody's.
-    let roots: Vec<String> = roots.iter().filter(|root| rolls.graph.index(root).is_some()).cloned().collect();
-    problems.extend(check::check(&rolls, globals, &roots));
-    if problems.has_errors() { Err(problems) } else { Ok(rolls) }
 }

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::context::{Context, Done};
 use super::spec::{Flag, Spec, Words};
-use super::{attributes, builds, distro, enrolments, hosts, images, objects, provisions, report, show};
+use super::{attributes, builds, distro, enrolments, hosts, images, objects, provisions, report, rollouts, show};
 
 /// One command.
 pub(super) struct Entry {
@@ -13,6 +13,20 @@ pub(super) struct Entry {
 }
 
 const MANY: usize = usize::MAX;
+
+/// What a strategy of rollouts is made of.
+const STRATEGY: &[(&str, &str)] = &[
+    (
+        "waves",
+        "how many hosts have the new kickstart after each wave, in numbers and then shares (default: 1,10%,50%); the last is all",
+    ),
+    ("soak", "how long all hosts of a wave must have been well before the next begins (default: 5m)"),
+    (
+        "failures",
+        "how many hosts, or which share of those that have it, may fail before it stops by itself (default: 0)",
+    ),
+    ("timeout", "how long a host may take (default: 30m)"),
+];
 
 macro_rules! spec {
     ($path:expr, $names:expr, $about:expr, $run:expr $(, $field:ident = $value:expr)*) => {
@@ -110,6 +124,14 @@ pub(super) static COMMANDS: &[Entry] = &[
         ],
         example = "rocks advise provision compute count=16 prefer=time picture=compute.svg",
         words = Words::Appliance
+    ),
+    spec!(
+        ["back", "rollout"],
+        ("NAME", 1, 1),
+        "Give all hosts of a rollout what they had before it; they keep that until the configuration changes again",
+        rollouts::back,
+        words = Words::Rollout,
+        example = "rocks back rollout compute-1"
     ),
     spec!(
         ["cancel", "provision"],
@@ -210,6 +232,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Appliance
     ),
     spec!(
+        ["list", "appliance", "rollout"],
+        ("[APPLIANCE ...]", 0, MANY),
+        "List by which strategy changes reach appliances' hosts, and where it is from",
+        rollouts::strategies,
+        words = Words::Appliance
+    ),
+    spec!(
         ["list", "attr"],
         ("", 0, 0),
         "List attributes as they were set",
@@ -290,11 +319,26 @@ pub(super) static COMMANDS: &[Entry] = &[
     spec!(
         ["list", "provision"],
         ("[NAME ...]", 0, MANY),
-        "List provisions and how far they are",
+        "List provisions and how far they are; of those that are named also their instances, from pending to converged",
         provisions::list,
         words = Words::Provision
     ),
+    spec!(
+        ["list", "rollout"],
+        ("[NAME ...]", 0, MANY),
+        "List rollouts; of those that are named also their waves and hosts",
+        rollouts::list,
+        words = Words::Rollout,
+        example = "rocks list rollout compute-1"
+    ),
     spec!(["list", "roll"], ("[NAME ...]", 0, MANY), "List rolls", objects::list_rolls, words = Words::Roll),
+    spec!(
+        ["pause", "rollout"],
+        ("NAME", 1, 1),
+        "Begin no more waves of a rollout until it is resumed",
+        rollouts::pause,
+        words = Words::Rollout
+    ),
     spec!(
         ["provision"],
         ("APPLIANCE", 1, 1),
@@ -354,6 +398,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         ("APPLIANCE ATTR", 2, 2),
         "Remove an attribute of an appliance",
         attributes::remove_of_appliance,
+        words = Words::Appliance
+    ),
+    spec!(
+        ["remove", "appliance", "rollout"],
+        ("APPLIANCE", 1, 1),
+        "Remove an appliance's own strategy: changes follow the default, or are immediate; an open rollout goes on as it began",
+        rollouts::remove_of_appliance,
         words = Words::Appliance
     ),
     spec!(["remove", "attr"], ("ATTR", 1, 1), "Remove an attribute of all hosts", attributes::remove_global),
@@ -432,6 +483,12 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Roll
     ),
     spec!(
+        ["remove", "rollout"],
+        ("", 0, 0),
+        "Remove the strategy of all appliances that have none of their own; an open rollout goes on as it began",
+        rollouts::remove_default
+    ),
+    spec!(
         ["report", "host"],
         ("HOST", 1, 1),
         "Print a host's last report: steps, how long, why, and what went wrong",
@@ -447,6 +504,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Host
     ),
     spec!(
+        ["resume", "rollout"],
+        ("NAME", 1, 1),
+        "Let a rollout go on that is paused, or that stopped: the hosts that failed so far count no more",
+        rollouts::resume,
+        words = Words::Rollout
+    ),
+    spec!(
         ["set", "appliance", "attr"],
         ("APPLIANCE ATTR [VALUE]", 2, 3),
         "Set an attribute for all hosts of an appliance",
@@ -454,6 +518,15 @@ pub(super) static COMMANDS: &[Entry] = &[
         flags = &[Flag::Secret, Flag::Stdin],
         words = Words::Appliance,
         example = "rocks set appliance attr lite vim yes"
+    ),
+    spec!(
+        ["set", "appliance", "rollout"],
+        ("APPLIANCE", 1, 1),
+        "Let changes reach an appliance's hosts in waves, and stop when hosts fail",
+        rollouts::set_of_appliance,
+        keys = STRATEGY,
+        words = Words::Appliance,
+        example = "rocks set appliance rollout compute waves=1,10%,50% soak=5m failures=0 timeout=30m"
     ),
     spec!(
         ["set", "attr"],
@@ -507,6 +580,14 @@ pub(super) static COMMANDS: &[Entry] = &[
         example = "rocks ship image lite host=receiver-0-0 to=198.51.100.7:8444"
     ),
     spec!(
+        ["set", "rollout"],
+        ("", 0, 0),
+        "The same for all appliances that have no strategy of their own",
+        rollouts::set_default,
+        keys = STRATEGY,
+        example = "rocks set rollout waves=1,25% soak=10m"
+    ),
+    spec!(
         ["sync", "bucket"],
         ("", 0, 0),
         "Put the packages of the distribution into the frontend's bucket, for the instances of its region",
@@ -545,12 +626,23 @@ pub(super) static COMMANDS: &[Entry] = &[
         words = Words::Host,
         example = "rocks wait host 'lite-0-*' timeout=120"
     ),
+    spec!(
+        ["wait", "rollout"],
+        ("NAME", 1, 1),
+        "Wait until a rollout is done; one that stops or is overtaken is waited for no longer",
+        rollouts::wait,
+        keys = &[("timeout", "for how many seconds (default: 3600)")],
+        words = Words::Rollout,
+        example = "rocks wait rollout compute-1 timeout=3600"
+    ),
 ];
 
 /// What all commands under a verb do.
 fn about(verb: &str) -> &'static str {
     match verb {
         "add" => "Add an appliance, an enrolment, a host, an image, a roll",
+        "back" => "Take a rollout back",
+        "pause" | "resume" => "Hold a rollout, or let it go on",
         "create" => "Make the distribution, copy an upstream repository",
         "disable" | "enable" => "Switch a roll",
         "trust" | "distrust" => "Decide whether a roll's code may run on the frontend",
@@ -559,11 +651,11 @@ fn about(verb: &str) -> &'static str {
         "list" => "List and show",
         "remove" => "Remove",
         "report" => "Show what agents reported",
-        "set" => "Set attributes, or a host's appliance",
+        "set" => "Set attributes, a host's appliance, or how changes reach hosts",
         "ship" => "Send an image to the cloud",
         "sync" => "Make kickstarts anew, or a bucket like the distribution",
         "upload" => "Send an image to the frontend",
-        "wait" => "Wait for hosts",
+        "wait" => "Wait for hosts, or for a rollout",
         "host" => "Of a host",
         "appliance" => "Of an appliance",
         "os" => "Of an operating system",

@@ -23,6 +23,7 @@ fn candidates(spec: &Spec, current: &str) -> Vec<CompletionCandidate> {
         Words::Image => "/api/v1/images",
         Words::Provision => "/api/v1/provisions",
         Words::Enrolment => "/api/v1/enrolments",
+        Words::Rollout => "/api/v1/rollouts",
         Words::Path => return clap_complete::engine::PathCompleter::any().complete_from(current),
         Words::None => "",
     };

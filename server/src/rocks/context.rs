@@ -151,8 +151,8 @@ impl<'c> Context<'c> {
             Format::Name => {
                 rows.iter().filter_map(|row| row["name"].as_str()).map(|name| format!("{name}\n")).collect()
             }
-            Format::Table => table::table(rows, columns, !self.cli.no_headers),
-            Format::Wide => table::table(rows, &[columns, wide].concat(), !self.cli.no_headers),
+            Format::Table => table::table(rows, columns, self.heads()),
+            Format::Wide => table::table(rows, &[columns, wide].concat(), self.heads()),
         };
         Ok((text, Exit::Ok))
     }
@@ -167,7 +167,12 @@ impl<'c> Context<'c> {
         }
     }
 
-    fn format(&self) -> Format {
+    /// Whether tables have heads.
+    pub(super) const fn heads(&self) -> bool {
+        !self.cli.no_headers
+    }
+
+    pub(super) fn format(&self) -> Format {
         if self.cli.quiet && matches!(self.cli.output, Format::Table | Format::Wide) {
             Format::Name
         } else {

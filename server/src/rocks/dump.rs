@@ -23,6 +23,15 @@ pub(super) fn dump(c: &Context<'_>) -> Done {
             q(&a["membership"])
         ));
     }
+    for s in c.rows("/api/v1/strategies", &[])? {
+        let of = match (s["source"].as_str(), s["name"].as_str()) {
+            (Some("default"), Some("")) => "rollout".to_owned(),
+            (Some("own"), _) => format!("appliance rollout {}", q(&s["name"])),
+            _ => continue,
+        };
+        let keys = ["waves", "soak", "failures", "timeout"].map(|key| format!("{key}={}", q(&s[key])));
+        out.push_str(&format!("rocks set {of} {}\n", keys.join(" ")));
+    }
     for r in c.rows("/api/v1/rolls", &[])? {
         out.push_str(&format!("rocks add roll {} name={}\n", q(&r["path"]), q(&r["name"])));
         if r["enabled"] == false {

@@ -54,6 +54,7 @@ pub(super) fn list(c: &Context<'_>) -> Done {
             ("AGENT", "agent"),
             ("INSTANCE", "instance"),
             ("ENROLMENT", "enrolment"),
+            ("ROLLOUT", "rollout"),
         ],
     )
 }
@@ -89,7 +90,13 @@ pub(super) fn wait(c: &Context<'_>) -> Done {
             let most = late.len().min(10);
             let message =
                 format!("{} of {} hosts are not {wanted}: {}", late.len(), rows.len(), late[..most].join(", "));
-            return Err(Refusal::new(Exit::Unhealthy, message).hint("`rocks report host NAME` says why"));
+            let is_held = rows.iter().any(|row| row["state"] == "held");
+            let hint = if is_held {
+                "`rocks list rollout` says what the held ones wait for"
+            } else {
+                "`rocks report host NAME` says why"
+            };
+            return Err(Refusal::new(Exit::Unhealthy, message).hint(hint));
         }
         std::thread::sleep(LOOK);
     }

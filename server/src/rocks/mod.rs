@@ -16,6 +16,7 @@ mod objects;
 mod progress;
 mod provisions;
 mod report;
+mod rollouts;
 mod show;
 mod spec;
 mod table;

@@ -8,10 +8,15 @@ use serde_json::{Map, Value, json};
 
 use super::client::Refusal;
 use super::context::{Context, Done, encode};
+use super::{Format, table};
 use crate::output::Exit;
 
 /// How often it is asked how far a provision is.
 const EVERY: Duration = Duration::from_millis(500);
+
+/// What is told of each instance.
+const HOSTS: [(&str, &str); 5] =
+    [("HOST", "name"), ("INSTANCE", "id"), ("IS", "instance"), ("ADDRESS", "address"), ("STATE", "state")];
 
 fn yes(c: &Context<'_>, name: &str) -> Result<Option<bool>, Refusal> {
     match c.key(name) {
@@ -161,9 +166,13 @@ fn ended(record: &Value) -> String {
     out
 }
 
+/// All provisions in short; of those that are named also their instances, each on its way.
 pub(super) fn list(c: &Context<'_>) -> Done {
     let mut rows = c.rows("/api/v1/provisions", &c.names)?;
     for row in &mut rows {
+        if !c.names.is_empty() {
+            *row = c.get(&format!("/api/v1/provisions/{}", encode(text(&row["name"]))))?;
+        }
         row["appliance"] = row["order"]["appliance"].clone();
         row["method"] = row["order"]["method"].clone();
         row["region"] = row["order"]["region"].clone();
@@ -174,7 +183,7 @@ pub(super) fn list(c: &Context<'_>) -> Done {
                 row["why"]["what"].as_str().or(row["trouble"].as_str()).map_or(Value::Null, |why| json!(why));
         }
     }
-    c.print(
+    let (mut out, exit) = c.print(
         &rows,
         &[
             ("PROVISION", "name"),
@@ -186,7 +195,17 @@ pub(super) fn list(c: &Context<'_>) -> Done {
             ("DOING", "doing"),
         ],
         &[("REGION", "region"), ("IMAGE", "ami"), ("TEMPLATE", "template"), ("PROGRESS", "progress")],
-    )
+    )?;
+    if matches!(c.format(), Format::Table | Format::Wide) {
+        for row in rows.iter().filter(|_| !c.names.is_empty()) {
+            let hosts = row["hosts"].as_array().cloned().unwrap_or_default();
+            if !hosts.is_empty() {
+                out.push('\n');
+                out.push_str(&table::table(&hosts, &HOSTS, c.heads()));
+            }
+        }
+    }
+    Ok((out, exit))
 }
 
 pub(super) fn cancel(c: &Context<'_>) -> Done {

@@ -98,8 +98,12 @@ pub(super) fn sync(c: &Context<'_>) -> Done {
             out.push_str(&format!("{host}: {}\n", problem.as_str().unwrap_or_default()));
         }
         let changed = report["changed"].as_array().map_or(0, Vec::len);
+        let held = match report["held"].as_u64() {
+            Some(0) | None => String::new(),
+            Some(held) => format!(", {held} held by rollouts"),
+        };
         out + &format!(
-            "generation {}, {changed} kickstarts changed, {} ms\n",
+            "generation {}, {changed} kickstarts changed{held}, {} ms\n",
             report["generation"], report["duration_ms"]
         )
     };

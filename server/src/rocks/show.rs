@@ -13,6 +13,13 @@ pub(super) fn profile(c: &Context<'_>) -> Done {
     if let Some(problem) = profile["problem"].as_str() {
         c.message(&format!("warning: this is the last good one; a new one could not be made: {problem}\n"));
     }
+    if profile["served"].as_str().is_some_and(|served| profile["digest"] != served) {
+        let why = profile["rollout"].as_str().map_or_else(
+            || "a rollout went back".to_owned(),
+            |rollout| format!("it waits for its wave of rollout {rollout}"),
+        );
+        c.message(&format!("note: this is what it is to have; it is served an older one: {why}\n"));
+    }
     Ok((c.one(&profile, || profile["kickstart"].as_str().unwrap_or_default().to_owned()), Exit::Ok))
 }
 

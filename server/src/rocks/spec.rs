@@ -45,6 +45,7 @@ pub(super) enum Words {
     Image,
     Provision,
     Enrolment,
+    Rollout,
 }
 
 /// One command, but for what runs it.

@@ -1,8 +1,6 @@
 //! Appliances and hosts.
 
-use std::collections::HashMap;
-
-use rocks_common::ids::{ApplianceName, Digest, Generation, HostName};
+use rocks_common::ids::{ApplianceName, Digest, HostName};
 use rocks_common::wire::{Facts, Outcome};
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
@@ -101,8 +99,12 @@ impl Store {
         }
         let done = sqlx::query("delete from appliance where name = ?").bind(appliance.as_str());
         some(done.execute(&mut *work).await?.rows_affected(), "appliance", appliance.as_str())?;
-        let attributes = sqlx::query("delete from attribute where scope = 'appliance' and owner = ?");
-        attributes.bind(appliance.as_str()).execute(&mut *work).await?;
+        for sql in [
+            "delete from attribute where scope = 'appliance' and owner = ?",
+            "delete from strategy where appliance = ?",
+        ] {
+            sqlx::query(sql).bind(appliance.as_str()).execute(&mut *work).await?;
+        }
         work.commit().await?;
         self.changed();
         Ok(())
@@ -188,45 +190,6 @@ impl Store {
         }
         work.commit().await?;
         self.changed();
-        Ok(())
-    }
-}
-
-impl Store {
-    /// The kickstart that each host was given last, and its generation.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn served(&self) -> Result<HashMap<HostName, (Digest, Generation)>, StoreError> {
-        let rows = sqlx::query("select host, digest, generation from served").fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let digest = row.get::<&str, _>(1).parse().map_err(|_| StoreError::Invalid("a digest".to_owned()))?;
-                let generation = u64::try_from(row.get::<i64, _>(2)).unwrap_or(0);
-                Ok((name(row.get(0))?, (digest, Generation(generation))))
-            })
-            .collect()
-    }
-
-    /// Takes note of the kickstarts that hosts are given now.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn set_served(
-        &self,
-        given: impl Iterator<Item = (HostName, Digest)>,
-        generation: Generation,
-    ) -> Result<(), StoreError> {
-        let number = i64::try_from(generation.0).map_err(|_| StoreError::Invalid("a generation".to_owned()))?;
-        let mut work = self.pool.begin().await?;
-        for (host, digest) in given {
-            // Only of hosts that are still there.
-            let sql = "insert into served (host, digest, generation) select name, ?, ? from host where name = ?
-                       on conflict (host) do update set digest = excluded.digest, generation = excluded.generation";
-            let query = sqlx::query(sql).bind(digest.to_string()).bind(number).bind(host.as_str());
-            query.execute(&mut *work).await?;
-        }
-        work.commit().await?;
         Ok(())
     }
 }

@@ -1,14 +1,16 @@
-//! What the frontend remembers: appliances, hosts, attributes, rolls, tokens, enrolments, certificates, reports.
+//! What the frontend remembers: appliances, hosts, attributes, rolls, tokens, enrolments, certificates, reports, rollouts.
 //!
 //! SQLite through sqlx; the statements are plain enough for PostgreSQL. Whatever can change a kickstart moves [`Store::changes`].
 
 mod attribute;
+mod delivery;
 mod enrolment;
 mod host;
 mod identity;
 mod provision;
 mod report;
 mod roll;
+mod rollout;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -21,10 +23,12 @@ use sqlx::{Row, SqlitePool};
 use tokio::sync::watch;
 
 pub use attribute::{MASK, Owner, Setting, attributes_of};
+pub use delivery::{Delivery, Given};
 pub use enrolment::{Enrolled, NewInstance};
 pub use host::{Appliance, Host, LastReport};
 pub use identity::NewCertificate;
 pub use roll::{Roll, Upstream, Versions};
+pub use rollout::Strategies;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]

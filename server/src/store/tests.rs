@@ -1,7 +1,11 @@
-use rocks_common::ids::Digest;
+use rocks_common::ids::{Digest, HostName};
 use rocks_common::wire::{Outcome, Report};
 
 use super::*;
+use crate::rollout::machine::{Concerned, Event, Rollout, Sight, Start};
+use crate::rollout::strategy::Strategy;
+use crate::rollout::wave::Presence;
+use crate::rollout::{Change, Touched};
 
 fn appliance(name: &str) -> Appliance {
     Appliance { name: name.parse().expect("name"), node: name.into(), membership: name.into() }
@@ -226,4 +230,126 @@ async fn an_instance_enrols_once_and_a_rule_has_no_more_hosts_than_it_may() {
     store.end_instance(&third, 200 + 3 * 86_400).await.expect("noted");
     enrol("i-00000000000000001", 0).await.expect("it is forgotten");
     assert!(matches!(enrol("i-00000000000000003", 0).await, Err(StoreError::Conflict(_))));
+}
+
+/// A rollout of hosts `a` and `b` of appliance `lite` from one kickstart to another, the first of which is released.
+fn rollout(number: i64, own: i64) -> Rollout {
+    struct All;
+    impl Sight for All {
+        fn presence(&self, _: &HostName) -> Presence {
+            Presence::Here
+        }
+        fn came(&self, _: &HostName, _: jiff::Timestamp) -> bool {
+            true
+        }
+        fn last(&self, _: &HostName) -> Option<(Digest, Outcome)> {
+            None
+        }
+    }
+    let start = Start {
+        name: format!("lite-{own}").parse().expect("a name"),
+        number,
+        appliance: "lite".parse().expect("a name"),
+        what: "attr a".to_owned(),
+        strategy: Strategy { waves: "1".parse().expect("waves"), ..Strategy::default() },
+    };
+    let concerned = |name: &str| Concerned {
+        host: name.parse().expect("a name"),
+        former: Digest::of(b"old"),
+        target: Digest::of(b"new"),
+    };
+    Rollout::begin(start, ["a", "b"].map(concerned).to_vec(), jiff::Timestamp::UNIX_EPOCH, &All).0
+}
+
+#[tokio::test]
+async fn a_rollout_survives_with_its_hosts_and_only_what_changed_is_written() {
+    let store = Store::temporary().await.expect("a store");
+    let lite = "lite".parse().expect("a name");
+    assert_eq!(store.next_rollout(&lite).await.expect("read"), (1, 1));
+    let mut first = rollout(1, 1);
+    let all = Change { rollout: first.clone(), touched: Touched::All };
+    store.deliver(&Delivery { rollouts: vec![&all], ..Delivery::default() }).await.expect("kept");
+    let read = store.rollout(&"lite-1".parse().expect("a name")).await.expect("read");
+    assert_eq!((read.header(), read.members()), (first.header(), first.members()));
+
+    let report = |host: &str, outcome| Event::Report {
+        host: host.parse().expect("a name"),
+        kickstart: Some(Digest::of(b"new")),
+        outcome,
+    };
+    let now = jiff::Timestamp::from_second(5).expect("a time");
+    let moves = first.on(report("a", Outcome::Incomplete), now).expect("taken");
+    let mut some = Change::of(&first);
+    some.touch(&moves.touched);
+    store.deliver(&Delivery { rollouts: vec![&some], ..Delivery::default() }).await.expect("kept");
+    let read = store.latest_rollouts().await.expect("read").pop().expect("one");
+    assert_eq!((read.header(), read.members()), (first.header(), first.members()));
+    assert_eq!(read.header().status.word(), "stopped");
+
+    // The next one has the next number, and the one before is no longer the latest.
+    assert_eq!(store.next_rollout(&lite).await.expect("read"), (2, 2));
+    first.on(Event::Supersede(None), now).expect("overtaken");
+    let (over, next) = (Change::of(&first), Change { rollout: rollout(2, 2), touched: Touched::All });
+    store.deliver(&Delivery { rollouts: vec![&over, &next], ..Delivery::default() }).await.expect("kept");
+    let latest = store.latest_rollouts().await.expect("read");
+    assert_eq!(latest.iter().map(|one| one.header().name.as_str()).collect::<Vec<_>>(), ["lite-2"]);
+    assert_eq!(store.rollouts().await.expect("read").len(), 2);
+    assert!(matches!(store.rollout(&"nope".parse().expect("a name")).await, Err(StoreError::Missing { .. })));
+}
+
+#[tokio::test]
+async fn kickstarts_are_kept_as_long_as_somebody_may_need_them() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    store.add_appliance(&appliance("other")).await.expect("added");
+    store.add_host(&host("a", "lite")).await.expect("added");
+    store.add_host(&host("c", "other")).await.expect("added");
+    let lite = "lite".parse().expect("a name");
+    let given = |name: &str, text: &[u8]| {
+        let given = Given { digest: Digest::of(text), generation: Generation(1), appliance: None };
+        (name.parse().expect("a name"), given)
+    };
+    let body = |text: &[u8]| (Digest::of(text), bytes::Bytes::copy_from_slice(text));
+    let first = Change { rollout: rollout(1, 1), touched: Touched::All };
+    let delivery = Delivery {
+        bodies: vec![body(b"old"), body(b"new"), body(b"other"), body(b"nobody's")],
+        // Of a host that is not there nothing is noted.
+        given: vec![given("a", b"new"), given("c", b"other"), given("gone", b"nobody's")],
+        rollouts: vec![&first],
+    };
+    store.deliver(&delivery).await.expect("kept");
+    assert_eq!(store.served().await.expect("read").len(), 2);
+    let kept = async || {
+        store.sweep_bodies().await.expect("swept");
+        let kept = store.bodies().await.expect("read");
+        [&b"old"[..], b"new", b"other", b"nobody's"].map(|text| kept.contains(&Digest::of(text)))
+    };
+    store.set_strategy(Some(&lite), &Strategy::default()).await.expect("set");
+    assert_eq!(kept().await, [true, true, false, false]);
+    assert_eq!(store.body(&Digest::of(b"old")).await.expect("read").as_deref(), Some(&b"old"[..]));
+    // What nobody can go back to any more goes.
+    let mut over = first.rollout.clone();
+    over.on(Event::Supersede(None), jiff::Timestamp::UNIX_EPOCH).expect("overtaken");
+    store.deliver(&Delivery { rollouts: vec![&Change::of(&over)], ..Delivery::default() }).await.expect("kept");
+    assert_eq!(kept().await, [false, true, false, false]);
+    store.remove_strategy(Some(&lite)).await.expect("removed");
+    assert_eq!(kept().await, [false; 4]);
+}
+
+#[tokio::test]
+async fn an_appliances_own_strategy_goes_before_the_default_and_goes_with_it() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    let [lite, other] = ["lite", "other"].map(|name| name.parse().expect("a name"));
+    let own = Strategy { waves: "2".parse().expect("waves"), ..Strategy::default() };
+    assert!(matches!(store.set_strategy(Some(&other), &own).await, Err(StoreError::Missing { .. })));
+    store.set_strategy(None, &Strategy::default()).await.expect("set");
+    store.set_strategy(Some(&lite), &own).await.expect("set");
+    let all = store.strategies().await.expect("read");
+    assert_eq!((all.of(&lite), all.of(&other)), (Some(&own), Some(&Strategy::default())));
+    store.remove_appliance(&lite).await.expect("removed");
+    assert_eq!(store.strategies().await.expect("read").of(&lite), Some(&Strategy::default()));
+    store.remove_strategy(None).await.expect("removed");
+    assert!(store.strategies().await.expect("read").is_empty());
+    assert!(matches!(store.remove_strategy(None).await, Err(StoreError::Missing { .. })));
 }

@@ -1,0 +1,179 @@
+//! Makes all kickstarts anew when something changed. One synchronisation runs at a time.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use rocks_common::attr::{Attributes, Scope};
+use rocks_common::diag::Diagnostics;
+use rocks_common::ids::{Digest, HostName};
+use rocks_common::roll::{LoadOptions, RollSet};
+use rocks_common::{check, roll};
+
+use super::give::Offer;
+use super::render::Work;
+use super::{Service, SyncReport};
+use crate::rollout::what::Inputs;
+use crate::store::{Given, Setting, StoreError, Strategies};
+
+/// What the last check of the rolls in use counted on.
+type Checked = Option<(Digest, BTreeSet<String>, Vec<String>)>;
+
+/// What whoever changes kickstarts remembers from one time to the next.
+#[derive(Default)]
+pub(super) struct Turn {
+    checked: Checked,
+    /// What the kickstarts are made of; none: they were not made yet.
+    pub(super) inputs: Option<Arc<Inputs>>,
+    /// What the frontend before this one gave to hosts that have nothing from this one; none: it was not looked at yet.
+    pub(super) restored: Option<HashMap<HostName, Given>>,
+    /// The kickstarts that the store keeps.
+    pub(super) bodies: HashSet<Digest>,
+    /// The strategies.
+    pub(super) strategies: Strategies,
+}
+
+impl Service {
+    /// Reads the rolls again if `reload` (checking them again if what the check counts on changed), and renders every host's
+    /// kickstart. Hosts that wait are answered, but for those that a rollout holds.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sync(&self, reload: bool) -> Result<SyncReport, StoreError> {
+        let mut turn = self.turn.lock().await;
+        let clock = Instant::now();
+        let (hosts, appliances) = (self.store.hosts().await?, self.store.appliances().await?);
+        let settings = self.store.attributes().await?;
+        let mut report = SyncReport { problems: self.last_sync().problems, ..SyncReport::default() };
+        let roots: Vec<String> = appliances.iter().map(|a| a.node.clone()).collect();
+        let names: BTreeSet<String> = settings.iter().map(|setting| setting.name.to_string()).collect();
+        let now = self.rolls();
+        let counted_on = now.as_ref().map(|rolls| (rolls.digest, names.clone(), roots.clone()));
+        if reload || now.is_none() || turn.checked != counted_on {
+            let folders = self.folders().await?;
+            let globals = global(&settings);
+            let (of, kept) = (roots.clone(), now.filter(|_| !reload));
+            let loaded = tokio::task::spawn_blocking(move || match kept {
+                Some(rolls) => checked(rolls, Diagnostics::default(), &globals, &of),
+                None => load(&folders, &globals, &of),
+            });
+            match loaded.await {
+                Ok(Ok(rolls)) => {
+                    report.problems = None;
+                    turn.checked = Some((rolls.digest, names, roots));
+                    // The same files again: what was made of them still holds.
+                    if self.rolls().is_none_or(|now| now.digest != rolls.digest) {
+                        *self.rolls.write().unwrap_or_else(PoisonError::into_inner) = Some(rolls);
+                    }
+                }
+                Ok(Err(problems)) => {
+                    report.problems = Some(problems.render());
+                    turn.checked = None;
+                }
+                Err(error) => report.problems = Some(error.to_string()),
+            }
+        }
+        let Some(set) = self.rolls() else {
+            self.keep(&report);
+            return Ok(report);
+        };
+        let basis = self.basis(&set).await?;
+        let runner = self.runner(&set, &basis);
+        let url = self.frontend_url.clone();
+        let inputs = Arc::new(Inputs { rolls: set.digest, settings, appliances });
+        let hosts = Arc::new(hosts);
+        let work = {
+            let (hosts, inputs, kept) = (hosts.clone(), inputs.clone(), self.rendered.clone());
+            tokio::task::spawn_blocking(move || {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let work = Work {
+                    rolls: &set,
+                    basis: &basis,
+                    hosts: &hosts,
+                    appliances: &inputs.appliances,
+                    settings: &inputs.settings,
+                    frontend_url: &url,
+                    runner: runner.as_ref().map(Option::as_deref).map_err(Clone::clone),
+                };
+                work.all(&mut kept)
+            })
+        };
+        let rendered = match work.await {
+            Ok(rendered) => rendered,
+            Err(error) => {
+                report.problems = Some(format!("rendering broke off: {error}"));
+                Vec::new()
+            }
+        };
+        let mut offers = Vec::with_capacity(rendered.len());
+        // They are in the hosts' order.
+        for (host, (name, result)) in hosts.iter().zip(rendered) {
+            match result {
+                Err(message) => {
+                    report.failed.insert(name.to_string(), message);
+                }
+                Ok(body) => {
+                    let slot = self.slot(&name);
+                    offers.push(Offer { host: name, appliance: host.appliance.clone(), slot, body });
+                }
+            }
+        }
+        self.give(&mut turn, offers, &hosts, &inputs, &mut report).await?;
+        turn.inputs = Some(inputs);
+        // A host that was removed gets nothing any more.
+        let known: HashSet<&HostName> = hosts.iter().map(|host| &host.name).collect();
+        self.slots.write().unwrap_or_else(PoisonError::into_inner).retain(|host, slot| {
+            let keep = known.contains(host);
+            if !keep {
+                slot.served.send_replace(None);
+            }
+            keep
+        });
+        if let Some(restored) = &mut turn.restored {
+            restored.retain(|host, _| known.contains(host));
+        }
+        report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.keep(&report);
+        Ok(report)
+    }
+
+    /// Like [`Service::sync`] with the rolls read again, and nothing taken from what was made before: code of rolls runs again.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sync_afresh(&self) -> Result<SyncReport, StoreError> {
+        {
+            let _turn = self.turn.lock().await;
+            *self.runner.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.rendered.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.sync(true).await
+    }
+}
+
+/// What holds for all hosts: what the check may count on.
+fn global(settings: &[Setting]) -> Attributes {
+    let mut attributes = Attributes::new();
+    for setting in settings {
+        attributes.set_default(Scope::Global, setting.name.clone(), setting.value.as_str());
+    }
+    attributes
+}
+
+fn load(folders: &[PathBuf], globals: &Attributes, roots: &[String]) -> Result<Arc<RollSet>, Diagnostics> {
+    let (rolls, problems) = roll::load(folders, &LoadOptions::default());
+    checked(Arc::new(rolls), problems, globals, roots)
+}
+
+fn checked(
+    rolls: Arc<RollSet>,
+    mut problems: Diagnostics,
+    globals: &Attributes,
+    roots: &[String],
+) -> Result<Arc<RollSet>, Diagnostics> {
+    // An appliance may wait for a roll that is not enabled yet; that is its own problem, not everybody's.
+    let roots: Vec<String> = roots.iter().filter(|root| rolls.graph.index(root).is_some()).cloned().collect();
+    problems.extend(check::check(&rolls, globals, &roots));
+    if problems.has_errors() { Err(problems) } else { Ok(rolls) }
+}
