@@ -2,7 +2,7 @@
 //!
 //! The same appliance (compute, with Java) is provisioned by each method with each number of instances; times are of the whole command,
 //! until all instances have converged. Costs are what the cloud's bill says was held and asked for in that time, by the newest price book.
-//! Those of `lite` are then reconfigured: update-only (an attribute) and install-new (Vim), from the command until all have converged.
+//! Packages lie in a bucket of the cloud, as with any frontend that has one. The instances of `lite` are then reconfigured: update-only (an attribute) and install-new (Vim), from the command until all have converged.
 //! Needs root and binaries with AWS.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench that prints its table")]
@@ -68,7 +68,8 @@ fn main() -> Result<()> {
         ..Options::default()
     };
     let cloud = Minicloud::start(options)?;
-    let world = beside(&cloud, &[], &mut |what| eprintln!("{what}"))?;
+    let bucket = [("ROCKS_SERVER_AWS_BUCKET", "rocks-methodbench")];
+    let world = beside(&cloud, &bucket, &mut |what| eprintln!("{what}"))?;
     for (appliance, name, value) in
         [("lite", "ec2_enable", "yes"), (APPLIANCE, "ec2_enable", "yes"), (APPLIANCE, "java", "true")]
     {
@@ -78,6 +79,9 @@ fn main() -> Result<()> {
     let (lite, took) = provision(&world, &["lite", "method=ebs", "count=0"])?;
     let ami = lite["found"]["ami"].as_str().context("no image")?.to_owned();
     println!("the lite image, built, written and registered once: {:.0} s", took.as_secs_f64());
+    let began = Instant::now();
+    world.rocks(&["sync", "bucket"])?;
+    println!("the packages, put into the bucket once: {:.0} s", began.elapsed().as_secs_f64());
     let book = PriceBook::newest(&cloud.config().region).context("no price book")?;
     let mut runs = Vec::new();
     for method in &args.methods {
