@@ -27,7 +27,6 @@ use std::path::PathBuf;
 use clap::{Args as _, FromArgMatches as _, ValueEnum};
 
 use crate::output::{Exit, Output};
-use commands::COMMANDS;
 use spec::Flag;
 
 /// Where the frontend's socket is when nobody says otherwise.
@@ -110,7 +109,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
     }
     // The values of global options are known everywhere.
     let (Some(entry), Ok(cli)) =
-        (COMMANDS.iter().find(|entry| entry.spec.path == path), Cli::from_arg_matches(&matches))
+        (commands::all().find(|entry| entry.spec.path == path), Cli::from_arg_matches(&matches))
     else {
         output.message("error: this is not a command\nhint: rocks --help lists them\n");
         return Exit::Usage;

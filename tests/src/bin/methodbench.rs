@@ -18,6 +18,7 @@ use rocks_advise::PriceBook;
 use rocks_minicloud::config::Config;
 use rocks_minicloud::{Minicloud, Options, Way};
 use rocks_tests::beside::{beside, lacks, provision};
+use rocks_tests::process::cmd;
 use rocks_tests::world::World;
 use serde_json::Value;
 
@@ -33,6 +34,9 @@ struct Args {
     /// Numbers of instances, separated by commas
     #[arg(long, default_value = "1,4,16", value_delimiter = ',')]
     counts: Vec<u64>,
+    /// What TCP of the frontend goes by; `cubic` is what distributions have
+    #[arg(long, default_value = "cubic")]
+    tcp: String,
     /// Write the picture here
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -68,6 +72,9 @@ fn main() -> Result<()> {
         ..Options::default()
     };
     let cloud = Minicloud::start(options)?;
+    let namespace = cloud.frontend_namespace().context("nothing boots in this cloud")?;
+    let setting = format!("net.ipv4.tcp_congestion_control={}", args.tcp);
+    cmd("ip").args(["netns", "exec", &namespace, "sysctl", "-qw", &setting]).run()?;
     let bucket = [("ROCKS_SERVER_AWS_BUCKET", "rocks-methodbench")];
     let world = beside(&cloud, &bucket, &mut |what| eprintln!("{what}"))?;
     for (appliance, name, value) in
