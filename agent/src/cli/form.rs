@@ -69,9 +69,15 @@ pub(super) enum Taker {
 }
 
 impl Taker {
-    pub(super) fn new(options: &FormOptions, target: &Path, bases: &[PathBuf]) -> Result<Self, ShipmentError> {
+    pub(super) fn new(
+        options: &FormOptions,
+        target: &Path,
+        bases: &[PathBuf],
+        is_blank: bool,
+    ) -> Result<Self, ShipmentError> {
         if options.form == Form::Block {
-            return Ok(Self::Block(Receiver::new(Target::open(target)?, bases)?));
+            let receiver = Receiver::new(Target::open(target)?, bases)?;
+            return Ok(Self::Block(if is_blank { receiver.onto_blank() } else { receiver }));
         }
         if !bases.is_empty() {
             return Err(ShipmentError::Target(

@@ -103,13 +103,14 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
         Some(path) => {
             let began = jiff::Timestamp::now();
             let ended = read_job(path).and_then(|job| {
-                let place = place_of(&job, config)?;
+                let place = place_of(&job, path, config)?;
                 take(args, &place, &identity, format, output)
             });
             // The frontend waits for this: only now the volume is what it should be.
             let told = online::report(&identity, &told(&identity, began, &ended), output);
             // Done or not, it is not done again when this machine starts anew.
             let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(begun(path));
             match told {
                 Ok(()) => ended,
                 Err(code) => return code,
@@ -122,6 +123,7 @@ pub(super) fn run(args: &Args, config: &Config, format: Format, output: &mut Out
                     listen: args.listen,
                     patience: Duration::from_secs(args.patience),
                     fit: args.fit,
+                    is_blank: false,
                 };
                 take(args, &place, &identity, format, output)
             }
@@ -146,6 +148,8 @@ struct Place {
     listen: SocketAddr,
     patience: Duration,
     fit: bool,
+    /// Nothing was ever written there.
+    is_blank: bool,
 }
 
 fn read_job(path: &Path) -> Result<Job, (u8, String)> {
@@ -153,14 +157,35 @@ fn read_job(path: &Path) -> Result<Job, (u8, String)> {
     toml::from_str(&text).map_err(|error| failed(&format!("{}: {error}", path.display())))
 }
 
+/// What stands beside a job that was begun: this machine, or this program, may have been started anew in the middle of it.
+fn begun(job: &Path) -> PathBuf {
+    job.with_extension("begun")
+}
+
+/// Whether a job is begun for the first time: its volume was made for it, and is blank. From now on it is not.
+fn is_first(job: &Path) -> std::io::Result<bool> {
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(begun(job));
+    match made.and_then(|file| file.sync_all()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    // It must be there after a power cut.
+    let folder = job.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(true)
+}
+
 /// The place of a job, as soon as its volume is there.
-fn place_of(job: &Job, config: &Config) -> Result<Place, (u8, String)> {
+fn place_of(job: &Job, path: &Path, config: &Config) -> Result<Place, (u8, String)> {
     phase("volume", None);
     let patience = Duration::from_secs(job.patience);
     let target = volume::wait(&config.root, &job.volume, &job.device, patience).ok_or_else(|| {
         (output::TEMPORARY, format!("volume {} was not attached within {} s", job.volume, job.patience))
     })?;
-    Ok(Place { target, listen: (Ipv4Addr::UNSPECIFIED, job.port).into(), patience, fit: true })
+    // Where that cannot be noted, the volume is read: it takes longer, and that is all.
+    let is_blank = is_first(path).unwrap_or(false);
+    Ok(Place { target, listen: (Ipv4Addr::UNSPECIFIED, job.port).into(), patience, fit: true, is_blank })
 }
 
 /// What the frontend is told of a job's end.
@@ -191,7 +216,7 @@ fn told(identity: &Identity, began: jiff::Timestamp, ended: &Ended) -> Report {
 fn take(args: &Args, place: &Place, identity: &Identity, format: Format, output: &mut Output<'_>) -> Ended {
     let fitting = place.fit.then(|| fit::prepare(&args.fitting)).transpose().map_err(|message| failed(&message))?;
     let prepared = trust(identity).and_then(|(tls, name)| {
-        let receiver = Taker::new(&args.form, &place.target, &args.bases)?;
+        let receiver = Taker::new(&args.form, &place.target, &args.bases, place.is_blank)?;
         let carrier = args.transport.carrier(Options { patience: SILENCE, ..Options::default() });
         let listener = carrier.listen(place.listen)?;
         let prove = move |connection| transport::secure_client(connection, &tls, name.clone());
@@ -301,5 +326,19 @@ impl Lines {
                 Some(at.of),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_begun_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let job = folder.path().join("receive.toml");
+        assert!(is_first(&job).expect("noted"));
+        assert!(!is_first(&job).expect("it was noted"));
+        assert!(is_first(&folder.path().join("gone/receive.toml")).is_err());
     }
 }

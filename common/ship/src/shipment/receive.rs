@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
@@ -106,10 +106,32 @@ struct Base {
     file: File,
 }
 
+/// What is believed of a target before it is written to.
+enum Before {
+    /// Nothing: all of it is looked at.
+    Unknown,
+    /// It has these blocks already.
+    Holds(Vec<bool>),
+    /// It reads as zeros.
+    Blank,
+}
+
+impl Before {
+    /// The blocks that it has already, if that is believed.
+    fn holds(&self) -> Option<&[bool]> {
+        match self {
+            Self::Holds(held) => Some(held),
+            Self::Unknown | Self::Blank => None,
+        }
+    }
+}
+
 /// Takes one image.
 pub struct Receiver {
     target: Target,
     bases: Vec<Base>,
+    /// Nothing was ever written to the target.
+    is_blank: AtomicBool,
     began: Instant,
 }
 
@@ -124,7 +146,17 @@ impl Receiver {
                 File::open(path).map_err(|error| ShipmentError::Target(format!("{}: {error}", path.display())))?;
             Ok(Base { file })
         };
-        Ok(Self { target, bases: bases.iter().map(open).collect::<Result<_, _>>()?, began: Instant::now() })
+        let bases = bases.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { target, bases, is_blank: AtomicBool::new(false), began: Instant::now() })
+    }
+
+    /// Takes the caller's word that the target was never written to and reads as zeros, as a new EBS volume does. The first attempt then
+    /// looks at some of its blocks alone before it says what it lacks, and reads only those back that it has written: a large
+    /// volume takes minutes to read, most of it for nothing. If there is something on it, all of it is looked at as usual.
+    #[must_use]
+    pub fn onto_blank(self) -> Self {
+        self.is_blank.store(true, Ordering::Relaxed);
+        self
     }
 
     /// Takes it over one connection.
@@ -153,15 +185,21 @@ impl Receiver {
         }
         let held = if is_based { Some(read_held(stream, blocks.len())?) } else { None };
         self.target.prepare(bytes)?;
-        let held = held.filter(|held| self.holds(bytes, &blocks, held));
-        let wants = self.compare(bytes, &blocks, held.as_deref(), stream, tell)?;
+        // Whatever becomes of this attempt, the next one finds something there.
+        let before = if self.is_blank.swap(false, Ordering::Relaxed) && self.is_blank_at_samples(bytes) {
+            Before::Blank
+        } else {
+            held.filter(|held| self.holds(bytes, &blocks, held)).map_or(Before::Unknown, Before::Holds)
+        };
+        let wants = self.compare(bytes, &blocks, &before, stream, tell)?;
         let count = |all: &[bool]| all.iter().filter(|is| **is).count() as u64;
         write_wants(stream, &wants)?;
         let mut sent = count(&wants);
         let mut sent_bytes = self.take(bytes, &blocks, &wants, stream, tell)?;
         self.target.settle().map_err(|error| self.target.fail(&error))?;
-        let mut bad = self.verify(bytes, &blocks, None, stream, tell)?;
-        let is_doubtful = |(at, bad): (usize, &bool)| *bad && held.as_ref().is_some_and(|held| held[at]);
+        let empty = matches!(before, Before::Blank).then(|| blocks.iter().map(Option::is_none).collect::<Vec<bool>>());
+        let mut bad = self.verify(bytes, &blocks, empty.as_deref(), stream, tell)?;
+        let is_doubtful = |(at, bad): (usize, &bool)| *bad && before.holds().is_some_and(|held| held[at]);
         if bad.iter().enumerate().any(is_doubtful) {
             // What was believed was not so. Nothing else is asked for twice.
             let good: Vec<bool> = bad.iter().map(|bad| !bad).collect();
@@ -183,7 +221,7 @@ impl Receiver {
             blocks: blocks.iter().flatten().count() as u64,
             sent,
             sent_bytes,
-            believed: held.as_deref().map_or(0, count),
+            believed: before.holds().map_or(0, count),
             digest: hex(&digest),
             took: self.began.elapsed(),
         })
@@ -201,6 +239,19 @@ impl Receiver {
                 let read = self.target.file.read_exact_at(&mut buffer, number * BLOCK as u64);
                 read.is_ok() && block_digest(&buffer) == blocks[*at]
             })
+    }
+
+    /// Whether the target reads as zeros at some places all over it, the first one and the last among them.
+    fn is_blank_at_samples(&self, bytes: u64) -> bool {
+        let last = super::blocks_of(bytes).saturating_sub(1);
+        let samples = last.min(SAMPLES as u64).max(1);
+        let mut buffer = Vec::with_capacity(BLOCK);
+        (0..=samples).all(|nth| {
+            let number = last * nth / samples;
+            buffer.resize(length_of(bytes, number), 0);
+            let read = self.target.file.read_exact_at(&mut buffer, number * BLOCK as u64);
+            read.is_ok() && block_digest(&buffer).is_none()
+        })
     }
 
     /// Looks at all blocks of `file` but those that are `passed` over, on all processors. `look` gets the number and the digest of what is there, and says what it finds;
@@ -269,12 +320,12 @@ impl Receiver {
         Ok(parts.into_iter().flat_map(|(_, part)| part).collect())
     }
 
-    /// Brings onto the target what is here already, and says which blocks must come. What it is believed to hold is not looked at.
+    /// Brings onto the target what is here already, and says which blocks must come. What is believed of the target is not looked at.
     fn compare(
         &self,
         bytes: u64,
         blocks: &[Option<BlockDigest>],
-        held: Option<&[bool]>,
+        before: &Before,
         stream: &mut dyn Stream,
         tell: Tell<'_>,
     ) -> Result<Vec<bool>, ShipmentError> {
@@ -285,7 +336,10 @@ impl Receiver {
             stream.flush().map_err(ShipmentError::Connection)
         };
         let lacks = |number: u64, digest| blocks[number as usize] != digest;
-        let mut wants = Self::look(&self.target.file, (bytes, count), held, &lacks, &mut word)?;
+        let mut wants = match before {
+            Before::Blank => blocks.iter().map(Option::is_some).collect(),
+            before => Self::look(&self.target.file, (bytes, count), before.holds(), &lacks, &mut word)?,
+        };
         // Where the bases have what is wanted.
         let mut wanted: HashMap<BlockDigest, Vec<u64>> = HashMap::new();
         for (number, block) in (0..).zip(blocks) {

@@ -98,12 +98,23 @@ impl Bench {
         left: u64,
         flip: Option<u64>,
     ) -> Both {
+        let receiver = Receiver::new(Target::open(target).unwrap(), bases).unwrap();
+        self.ship_to((source, held), &receiver, left, flip)
+    }
+
+    /// The same, to a receiver that may have taken something before.
+    fn ship_to(
+        &self,
+        (source, held): (&Path, Option<&Path>),
+        receiver: &Receiver,
+        left: u64,
+        flip: Option<u64>,
+    ) -> Both {
         let (here, there) = UnixStream::pair().unwrap();
         // As a transport does it: who hears nothing for long gives up.
         for end in [&here, &there] {
             end.set_read_timeout(Some(std::time::Duration::from_millis(1500))).unwrap();
         }
-        let receiver = Receiver::new(Target::open(target).unwrap(), bases).unwrap();
         let source = Source::open(source).unwrap();
         let mut sender = Sender::new(&source, &|_| {}).unwrap();
         if let Some(held) = held {
@@ -187,6 +198,47 @@ fn what_the_target_is_said_to_hold_is_looked_at_once_and_what_is_not_so_is_sent_
     let (_, taken) = bench.ship_based((&old, Some(&short)), &target, &[], u64::MAX, None);
     assert!((10..=21).contains(&taken.unwrap().believed));
     assert!(fs::read(&old).unwrap() == fs::read(&target).unwrap());
+}
+
+#[test]
+fn a_blank_target_is_not_read_but_for_what_was_written_and_one_that_is_not_blank_is() {
+    let bench = Bench::new();
+    // The first block and each third after it hold nothing.
+    let image = bench.image("image", 600, 3);
+    let target = bench.path("target");
+    let blank = || {
+        fs::write(&target, b"").unwrap();
+        fs::File::options().write(true).open(&target).unwrap().set_len(600 * BLOCK as u64 + 1000).unwrap();
+        Receiver::new(Target::open(&target).unwrap(), &[]).unwrap().onto_blank()
+    };
+    let spoil = |number: u64| {
+        let file = fs::File::options().write(true).open(&target).unwrap();
+        file.write_all_at(b"something", number * BLOCK as u64 + 70).unwrap();
+    };
+    let (sent, taken) = bench.ship_to((&image, None), &blank(), u64::MAX, None);
+    let taken = taken.unwrap();
+    assert_eq!((sent.unwrap().sent, taken.sent), (taken.blocks, taken.blocks));
+    assert!(fs::read(&image).unwrap() == fs::read(&target).unwrap());
+    // The caller's word counts where nobody looks, which is what makes it quick: it is only given for what is blank.
+    let receiver = blank();
+    spoil(303);
+    bench.ship_to((&image, None), &receiver, u64::MAX, None).1.unwrap();
+    assert!(fs::read(&image).unwrap() != fs::read(&target).unwrap());
+    // What is plainly something else is found out, and then all of it is looked at.
+    let receiver = blank();
+    (0..600).for_each(spoil);
+    bench.ship_to((&image, None), &receiver, u64::MAX, None).1.unwrap();
+    assert!(fs::read(&image).unwrap() == fs::read(&target).unwrap());
+    // And the second attempt finds what the first one left.
+    let receiver = blank();
+    let manifest = 601 * 34;
+    assert!(matches!(
+        bench.ship_to((&image, None), &receiver, manifest + 600_000, None).0,
+        Err(ShipmentError::Connection(_))
+    ));
+    let taken = bench.ship_to((&image, None), &receiver, u64::MAX, None).1.unwrap();
+    assert!((1..taken.blocks).contains(&taken.sent), "{taken:?}");
+    assert!(fs::read(&image).unwrap() == fs::read(&target).unwrap());
 }
 
 #[test]
