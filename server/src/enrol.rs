@@ -9,14 +9,16 @@ use std::time::Duration;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use jiff::{SignedDuration, Timestamp};
-use rocks_common::ids::HostName;
+use rocks_common::ids::{EnrolmentName, HostName};
 use rocks_common::wire::{EnrolRequest, InstanceIdentity};
 use rocks_provision::cloud::{Instance, InstanceState};
+use rocks_provision::ids::ProvisionId;
+use rocks_provision::order::Join;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use crate::ca::key_of_request;
-use crate::identity::{Document, choose, verify};
+use crate::identity::{Document, Member, Unwanted, choose, member, verify};
 use crate::listen::{Public, Reply, hand_over, internal, issue, problem};
 use crate::provision::site::rpm_arch;
 use crate::store::{NewCertificate, NewInstance, StoreError};
@@ -62,9 +64,58 @@ async fn ask(public: &Public, document: &Document) -> Result<(), Box<Reply>> {
         Err(_) => "it does not answer".to_owned(),
     };
     tracing::warn!(instance = %document.instance_id, "whether it is there cannot be asked: {why}");
+    Err(Box::new(later("10")))
+}
+
+/// Not now, but in so many seconds.
+fn later(seconds: &'static str) -> Reply {
     let mut reply = problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "it cannot be checked now");
-    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
-    Err(Box::new(reply))
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    reply
+}
+
+/// What lets an instance in.
+enum Entry {
+    /// A rule: it becomes a new host.
+    Rule(EnrolmentName),
+    /// The provision of this name launched it, to be that host.
+    Member(EnrolmentName, HostName),
+}
+
+impl Entry {
+    const fn name(&self) -> &EnrolmentName {
+        match self {
+            Self::Rule(name) | Self::Member(name, _) => name,
+        }
+    }
+}
+
+/// What lets an instance in: the provision or the rule that it names, or the only rule that fits.
+async fn entry(
+    public: &Public,
+    named: Option<&EnrolmentName>,
+    document: &Document,
+    now: Timestamp,
+) -> Result<Entry, Box<Reply>> {
+    let unwanted = |why: Unwanted| Box::new(refused(&why, Some(document)));
+    if let Some(name) = named
+        && let Ok(id) = name.as_str().parse::<ProvisionId>()
+    {
+        match public.store.provision(&id).await {
+            // One with a launch template has a rule.
+            Ok(record) if record.order.join == Join::Identity => {
+                return match member(&record, name, document, now).map_err(unwanted)? {
+                    Member::Host(host) => Ok(Entry::Member(name.clone(), host.clone())),
+                    Member::NotYet => Err(Box::new(later("1"))),
+                };
+            }
+            Ok(_) | Err(StoreError::Missing { .. }) => {}
+            Err(error) => return Err(Box::new(internal(&error))),
+        }
+    }
+    let rules = public.store.enrolments().await.map_err(|error| Box::new(internal(&error)))?;
+    let rule = choose(&rules, named, document, now).map_err(unwanted)?;
+    Ok(Entry::Rule(rule.name.clone()))
 }
 
 /// Makes an instance a host by what it shows. `place` is held as long as there is work.
@@ -79,18 +130,17 @@ pub(crate) async fn by_identity(
         Ok(document) => document,
         Err(why) => return refused(&why, None),
     };
-    let rules = match public.store.enrolments().await {
-        Ok(rules) => rules,
-        Err(error) => return internal(&error),
+    let entry = match entry(public, shown.enrolment.as_ref(), &document, now).await {
+        Ok(entry) => entry,
+        Err(reply) => return *reply,
     };
-    let rule = match choose(&rules, shown.enrolment.as_ref(), &document, now) {
-        Ok(rule) => rule,
-        Err(why) => return refused(&why, Some(&document)),
-    };
-    // The name is one that the cloud gave: nobody can ask for another's.
-    let host: HostName = match document.instance_id.as_str().parse() {
-        Ok(host) => host,
-        Err(error) => return refused(&error, Some(&document)),
+    let host = match &entry {
+        Entry::Member(_, host) => host.clone(),
+        // The name is one that the cloud gave: nobody can ask for another's.
+        Entry::Rule(_) => match document.instance_id.as_str().parse::<HostName>() {
+            Ok(host) => host,
+            Err(error) => return refused(&error, Some(&document)),
+        },
     };
     if let Err(reply) = ask(public, &document).await {
         return *reply;
@@ -104,19 +154,23 @@ pub(crate) async fn by_identity(
         Err(error) => return problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
     };
     let arch = if document.architecture.is_empty() { "x86_64" } else { rpm_arch(&document.architecture) };
-    let new = NewInstance { document: &document, rule: &rule.name, key: &key, arch };
+    let new = NewInstance { document: &document, rule: entry.name(), key: &key, arch };
     let certificate = NewCertificate {
         serial: &issued.serial,
         host: &host,
         not_after: issued.not_after.as_second(),
         facts: &request.facts,
     };
-    match public.store.enrol_instance(&new, &certificate, now.as_second()).await {
+    let enrolled = match &entry {
+        Entry::Rule(_) => public.store.enrol_instance(&new, &certificate, now.as_second()).await,
+        Entry::Member(..) => public.store.enrol_member(&new, &certificate, now.as_second()).await,
+    };
+    match enrolled {
         Ok(()) => {}
         Err(error @ (StoreError::Missing { .. } | StoreError::Conflict(_))) => return refused(&error, Some(&document)),
         Err(error) => return internal(&error),
     }
-    tracing::info!(%host, enrolment = %rule.name, appliance = %rule.appliance, "an instance enrolled by its identity");
+    tracing::info!(%host, enrolment = %entry.name(), "an instance enrolled by its identity");
     drop(place);
     let mut view = public.service.slot(&host).watch();
     let _ = timeout(KICKSTART, view.wait_for(Option::is_some)).await;

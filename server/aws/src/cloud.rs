@@ -51,8 +51,8 @@ impl Cloud for Aws {
         gone(deleted.map_err(|error| failed("ec2:DeleteSecurityGroup", error)).map(drop))
     }
 
-    async fn launch(&self, launch: &Launch) -> Answer<InstanceId> {
-        self.launch_one(launch).await
+    async fn launch(&self, launch: &Launch) -> Answer<Vec<InstanceId>> {
+        self.launch_all(launch).await
     }
 
     async fn instances(&self, ids: &[InstanceId]) -> Answer<Vec<Instance>> {

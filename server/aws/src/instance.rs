@@ -24,13 +24,14 @@ const VALUES: usize = 200;
 const ENDS: usize = 1000;
 
 impl Aws {
-    pub(crate) async fn launch_one(&self, launch: &Launch) -> Answer<InstanceId> {
+    pub(crate) async fn launch_all(&self, launch: &Launch) -> Answer<Vec<InstanceId>> {
         const ACTION: &str = "ec2:RunInstances";
         let imds = InstanceMetadataOptionsRequest::builder()
             .http_endpoint(InstanceMetadataEndpointState::Enabled)
             .http_tokens(HttpTokensState::Required)
             .http_put_response_hop_limit(1)
             .build();
+        let count = i32::try_from(launch.count).unwrap_or(i32::MAX);
         let groups: Vec<String> = launch.groups.iter().map(ToString::to_string).collect();
         let spot = SpotMarketOptions::builder()
             .spot_instance_type(SpotInstanceType::OneTime)
@@ -44,8 +45,8 @@ impl Aws {
             .client_token(token(&launch.tags, &launch.token))
             .image_id(launch.image.as_str())
             .instance_type(InstanceType::from(launch.kind.as_str()))
-            .min_count(1)
-            .max_count(1)
+            .min_count(count)
+            .max_count(count)
             .subnet_id(launch.subnet.as_str())
             .set_security_group_ids((!groups.is_empty()).then_some(groups))
             .user_data(STANDARD.encode(&launch.user_data))
@@ -55,8 +56,9 @@ impl Aws {
             .set_instance_market_options(launch.spot.then_some(market))
             .tag_specifications(tagged(ResourceType::Instance, &launch.tags));
         let answer = run.send().await.map_err(|error| failed(ACTION, error))?;
-        let id = answer.instances().first().and_then(|one| one.instance_id());
-        id.and_then(|id| id.parse().ok()).ok_or_else(|| lacks(ACTION, "instance"))
+        let ids = answer.instances().iter().map(|one| one.instance_id().and_then(|id| id.parse().ok()));
+        let ids: Option<Vec<InstanceId>> = ids.collect();
+        ids.filter(|ids| !ids.is_empty()).ok_or_else(|| lacks(ACTION, "instance"))
     }
 
     /// By a filter: a list of ids would be refused for one that is not known yet.
@@ -195,6 +197,7 @@ mod tests {
     fn a_root_volume_goes_with_its_instance() {
         let mut launch = Launch {
             token: "compute-1/compute-0-1.0".to_owned(),
+            count: 1,
             image: "ami-0123456789abcdef0".parse().expect("an id"),
             kind: "m7i.large".to_owned(),
             subnet: "subnet-0123456789abcdef0".parse().expect("an id"),

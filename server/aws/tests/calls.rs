@@ -55,6 +55,7 @@ fn registration(name: &str, snapshot: &SnapshotId) -> Registration {
 async fn launch(aws: &Aws, image: &AmiId) -> Launch {
     Launch {
         token: "calls-1/receiver".to_owned(),
+        count: 1,
         image: image.clone(),
         kind: "t3.medium".to_owned(),
         subnet: aws.subnet(None).await.expect("a subnet").id,
@@ -107,8 +108,17 @@ async fn what_is_said_twice_is_done_once() {
     assert!(matches!(aws.delete_snapshot(&snapshot).await, Err(CloudError::InUse(_))));
     // An instance.
     let mut wanted = launch(&aws, &image).await;
-    let id = aws.launch(&wanted).await.expect("an instance");
-    assert_eq!(aws.launch(&wanted).await, Ok(id.clone()));
+    let ids = aws.launch(&wanted).await.expect("an instance");
+    let id = ids[0].clone();
+    assert_eq!(aws.launch(&wanted).await, Ok(ids));
+    // Several by one call: the same call gives the same ones.
+    let three = Launch { token: "calls-1/members".to_owned(), count: 3, ..wanted.clone() };
+    let mut ids = aws.launch(&three).await.expect("three");
+    let mut same = aws.launch(&three).await.expect("three");
+    ids.sort();
+    same.sort();
+    assert!(ids.len() == 3 && ids == same && !ids.contains(&id), "{ids:?} {same:?}");
+    aws.terminate(&ids).await.expect("ended");
     wanted.user_data.push('!');
     assert!(matches!(aws.launch(&wanted).await, Err(CloudError::Refused { .. })));
     until_running(&aws, &id).await;

@@ -107,6 +107,7 @@ async fn calls_are_understood_by_others() {
     // An instance with a volume.
     let launch = Launch {
         token: "moto-1/receiver".to_owned(),
+        count: 1,
         image: ami.clone(),
         kind: "t3.medium".to_owned(),
         subnet: subnet.id.clone(),
@@ -119,7 +120,7 @@ async fn calls_are_understood_by_others() {
         root_device: Some("/dev/xvda".to_owned()),
         tags: tags("moto-1", "receiver"),
     };
-    let id = aws.launch(&launch).await.expect("an instance");
+    let id = aws.launch(&launch).await.expect("an instance").remove(0);
     let strange: InstanceId = parsed("i-00000000000000bad");
     let seen = aws.instances(&[id.clone(), strange.clone()]).await.expect("seen");
     assert!(seen.len() == 1 && seen[0].id == id && seen[0].state == InstanceState::Running, "{seen:?}");

@@ -156,6 +156,8 @@ pub struct Instance {
 pub struct Launch {
     /// The token.
     pub token: String,
+    /// How many, all alike: so many or none.
+    pub count: u32,
     /// Of what.
     pub image: AmiId,
     /// The instance type.
@@ -483,8 +485,8 @@ pub trait Cloud: Send + Sync {
     /// Removes a group; it may be gone already.
     fn delete_group(&self, group: &GroupId) -> impl Future<Output = Answer<()>> + Send;
 
-    /// Launches one instance.
-    fn launch(&self, launch: &Launch) -> impl Future<Output = Answer<InstanceId>> + Send;
+    /// Launches instances, all that are asked for or none; the same token gives the same ones.
+    fn launch(&self, launch: &Launch) -> impl Future<Output = Answer<Vec<InstanceId>>> + Send;
     /// Instances, whatever their state; those that are long gone may be missing.
     fn instances(&self, ids: &[InstanceId]) -> impl Future<Output = Answer<Vec<Instance>>> + Send;
     /// Ends instances; some may be gone already.

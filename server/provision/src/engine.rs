@@ -111,6 +111,9 @@ pub trait Site: Send + Sync {
     fn sent(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
     /// What an instance is told that is to be `host`; the host is added if there is none. The same each time.
     fn member(&self, record: &Record, host: &HostName) -> impl Future<Output = Result<String, SiteError>> + Send;
+    /// What instances are told that are launched together to be `hosts`, all the same: they join by what the cloud says of them. Hosts that
+    /// there are none of are added. The same each time.
+    fn members(&self, record: &Record, hosts: &[HostName]) -> impl Future<Output = Result<String, SiteError>> + Send;
     /// What instances of a launch template are told, all the same: it names the rule that lets them in. The same each time.
     fn template(&self, record: &Record) -> impl Future<Output = Result<String, SiteError>> + Send;
     /// Lets instances of the record's launch template in, which are of `account`, as long as there is the provision. It may be so already.

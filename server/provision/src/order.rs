@@ -77,6 +77,29 @@ pub struct Store {
     pub role: Option<String>,
 }
 
+/// What an instance proves who it is by, when it joins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// A token in its user data: each instance has its own, so that each is launched by a call of its own.
+    #[default]
+    Token,
+    /// Its signed identity document: the frontend knows from the cloud's answer which instance is which host. They are launched together.
+    Identity,
+}
+
+impl FromStr for Join {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "token" => Ok(Self::Token),
+            "identity" => Ok(Self::Identity),
+            _ => Err(format!("`{text}` is nothing to join by: there are token and identity")),
+        }
+    }
+}
+
 /// The image that is sent, if one is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shipment {
@@ -114,6 +137,9 @@ pub struct Order {
     pub region: String,
     /// The instances' hosts; none: only the image is made.
     pub hosts: Vec<HostName>,
+    /// What they join by.
+    #[serde(default)]
+    pub join: Join,
     /// Whether a launch template is made in place of instances: somebody else launches them, and they enrol by what they are.
     #[serde(default)]
     pub template: bool,

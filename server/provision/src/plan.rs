@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::order::{End, Method, Order};
+use crate::order::{End, Join, Method, Order};
 
 /// The steps, each once: whoever goes through all of them (the policy does) can't leave one out.
 macro_rules! steps {
@@ -86,7 +86,7 @@ impl Step {
                 "ec2:CreateSecurityGroup",
                 "ec2:AuthorizeSecurityGroupIngress",
             ],
-            Self::Volume => &["ec2:DescribeSubnets", "ec2:CreateVolume", "ec2:DescribeVolumes"],
+            Self::Volume => &["ec2:DescribeSubnets", "ec2:CreateVolume"],
             Self::Receiver | Self::Launch => {
                 &["ec2:DescribeSubnets", "ec2:DescribeImages", "ec2:RunInstances", "ec2:DescribeInstances"]
             }
@@ -151,7 +151,13 @@ impl Step {
             Self::Template => {
                 format!("make a launch template ({}), and let its instances enrol as {}", order.kind, order.appliance)
             }
-            Self::Launch => format!("launch {} instances ({})", order.hosts.len(), order.kind),
+            Self::Launch => {
+                let how = match order.join {
+                    Join::Token => "",
+                    Join::Identity => ", by one call; they join by their identity documents",
+                };
+                format!("launch {} instances ({}){how}", order.hosts.len(), order.kind)
+            }
             Self::Converge => format!("wait until they are {} appliances", order.appliance),
         }
     }

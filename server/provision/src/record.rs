@@ -93,6 +93,14 @@ pub struct Launched {
     pub converged: Option<Timestamp>,
 }
 
+impl Launched {
+    /// One that was launched this moment.
+    #[must_use]
+    pub const fn new(id: InstanceId) -> Self {
+        Self { id, state: InstanceState::Pending, address: None, converged: None }
+    }
+}
+
 /// What there is of a provision in the cloud, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {

@@ -67,7 +67,10 @@ pub async fn insist<T, F: Future<Output = Answer<T>>>(wait: Wait, mut call: impl
     }
 }
 
-/// Asks until there is an answer. `every`: how often; `patience`: for how long.
+/// The first pause of whoever asks until there is an answer: most of what is waited for takes seconds.
+const SOONEST: Duration = Duration::from_millis(500);
+
+/// Asks until there is an answer. `every`: how often, after it was asked more often at first; `patience`: for how long.
 ///
 /// # Errors
 /// What a call said, or that it took too long, with `what` it was.
@@ -77,7 +80,7 @@ pub async fn until<T, F: Future<Output = Answer<Option<T>>>>(
     patience: Duration,
     mut ask: impl FnMut() -> F,
 ) -> Answer<T> {
-    let began = Instant::now();
+    let (began, mut pause) = (Instant::now(), SOONEST.min(every));
     loop {
         if let Some(value) = insist(Wait::Settling, &mut ask).await? {
             return Ok(value);
@@ -85,6 +88,7 @@ pub async fn until<T, F: Future<Output = Answer<Option<T>>>>(
         if began.elapsed() >= patience {
             return Err(CloudError::State(format!("{what}: not within {} minutes", patience.as_secs() / 60)));
         }
-        sleep(every).await;
+        sleep(pause).await;
+        pause = (pause * 5 / 4).min(every);
     }
 }

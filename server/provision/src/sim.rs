@@ -261,23 +261,27 @@ impl Cloud for Sim {
         .await
     }
 
-    async fn launch(&self, launch: &Launch) -> Answer<InstanceId> {
+    async fn launch(&self, launch: &Launch) -> Answer<Vec<InstanceId>> {
         self.call("ec2:RunInstances", |state| {
             if state.faults.full {
                 return Err(CloudError::Capacity("InsufficientInstanceCapacity".to_owned()));
             }
-            let is_bad = state.launches < state.faults.stillborn;
-            state.launches += 1;
-            let ready = Instant::now() + Duration::from_secs(5 + state.dice.below(20));
-            let kind = Kind::Instance { ready, user_data: launch.user_data.clone(), is_bad };
-            let id = state.make("i", Some(&launch.token), &launch.tags, kind);
-            if let Some(Thing { state: Kind::Instance { user_data, .. }, .. }) = state.things.get(&id)
-                && *user_data != launch.user_data
-            {
-                let message = "the token was used with other parameters".to_owned();
-                return Err(CloudError::Refused { code: "IdempotentParameterMismatch".to_owned(), message });
+            let mut ids = Vec::new();
+            for nth in 0..launch.count {
+                let is_bad = state.launches < state.faults.stillborn;
+                state.launches += 1;
+                let ready = Instant::now() + Duration::from_secs(5 + state.dice.below(20));
+                let kind = Kind::Instance { ready, user_data: launch.user_data.clone(), is_bad };
+                let id = state.make("i", Some(&format!("{}#{nth}", launch.token)), &launch.tags, kind);
+                if let Some(Thing { state: Kind::Instance { user_data, .. }, .. }) = state.things.get(&id)
+                    && *user_data != launch.user_data
+                {
+                    let message = "the token was used with other parameters".to_owned();
+                    return Err(CloudError::Refused { code: "IdempotentParameterMismatch".to_owned(), message });
+                }
+                ids.push(parsed(&id));
             }
-            Ok(parsed(&id))
+            Ok(ids)
         })
         .await
     }

@@ -14,7 +14,7 @@ use crate::cloud::{
 use crate::engine::{Site, SiteError, StepError, Work};
 use crate::ids::{AmiId, InstanceId, SnapshotId, VolumeId};
 use crate::objects::Objects;
-use crate::order::{End, Shipment};
+use crate::order::{End, Join, Shipment};
 use crate::plan::Step;
 use crate::record::{Launched, Record};
 use crate::retry::{Wait, insist, until};
@@ -43,6 +43,10 @@ const BLOCK_BYTES: u64 = 512 << 10;
 const BLOCKS: usize = 64;
 /// What a receiver is called, in tags.
 const RECEIVER: &str = "receiver";
+/// What instances are called, in tags, that were launched together.
+const MEMBERS: &str = "members";
+/// Instances that one call launches.
+const TOGETHER: usize = 100;
 /// What the volume and the snapshot are called, in tags.
 pub(crate) const IMAGE: &str = "image";
 
@@ -101,8 +105,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             tags: record.tags(IMAGE),
         };
         let volume = insist(Wait::Nothing, || self.cloud.create_volume(&new)).await?;
-        self.note(|record| record.found.volume = Some(volume.clone())).await?;
-        self.until_volume(&volume, "the volume is not there", |state, _| state == VolumeState::Available).await
+        self.note(|record| record.found.volume = Some(volume)).await
     }
 
     async fn until_volume(
@@ -141,6 +144,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
         let launch = Launch {
             token: record.id.token(RECEIVER),
+            count: 1,
             root_device: self.image_of(&image, Wait::Nothing).await?.root_device,
             image,
             kind: record.order.receiver_kind.clone(),
@@ -153,7 +157,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             root_gib: None,
             tags: record.tags(RECEIVER),
         };
-        let id = insist(Wait::Settling, || self.cloud.launch(&launch)).await?;
+        let id = self.launched(&launch).await?;
         self.note(|record| record.found.receiver = Some(id.clone())).await?;
         let inside = record.order.inside;
         let address = until("the receiver does not run", EVERY, BOOT, || async {
@@ -171,6 +175,9 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
 
     async fn attach(&self) -> Result<(), StepError> {
         let (volume, receiver) = self.volume_and_receiver().await?;
+        // It became so while the receiver started.
+        let is_there = |state, to: Option<&(InstanceId, bool)>| state == VolumeState::Available || to.is_some();
+        self.until_volume(&volume, "the volume is not there", is_there).await?;
         insist(Wait::Settling, || self.cloud.attach(&volume, &receiver, DEVICE)).await?;
         let attached = |_, to: Option<&(InstanceId, bool)>| to.is_some_and(|(id, whole)| *id == receiver && *whole);
         self.until_volume(&volume, "the volume is not attached", attached).await
@@ -364,6 +371,12 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
 
     async fn launch(&self) -> Result<(), StepError> {
         let hosts = self.record().order.hosts;
+        if self.record().order.join == Join::Identity {
+            // The same groups each time: what a group is called is how the cloud knows it again.
+            for (nth, group) in hosts.chunks(TOGETHER).enumerate() {
+                self.launch_together(nth, group).await?;
+            }
+        }
         stream::iter(hosts.iter().map(|host| self.launch_one(host)))
             .buffer_unordered(LAUNCHES)
             .try_collect::<Vec<()>>()
@@ -376,36 +389,76 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         Ok(())
     }
 
+    /// Launches instances by one call, if none of these hosts was launched before. Which of them is which host is decided here, by their ids.
+    async fn launch_together(&self, nth: usize, hosts: &[HostName]) -> Result<(), StepError> {
+        let record = self.record();
+        let found = &record.found;
+        if hosts.iter().any(|host| found.instances.contains_key(host) || found.launches.contains_key(host)) {
+            return Ok(());
+        }
+        let user_data = self.site.members(&record, hosts).await?;
+        let launch = Launch {
+            token: record.id.token(&format!("{MEMBERS}.{nth}")),
+            count: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
+            tags: record.tags(MEMBERS),
+            ..self.launch_of(&record, user_data).await?
+        };
+        let mut ids = insist(Wait::Settling, || self.cloud.launch(&launch)).await?;
+        ids.sort();
+        self.note(|record| {
+            for (host, id) in hosts.iter().zip(ids) {
+                record.found.instances.insert(host.clone(), Launched::new(id));
+            }
+        })
+        .await
+    }
+
     async fn launch_one(&self, host: &HostName) -> Result<(), StepError> {
         let record = self.record();
         if record.found.instances.contains_key(host) {
             return Ok(());
         }
         let attempt = record.found.launches.get(host).copied().unwrap_or(0);
+        let user_data = self.site.member(&record, host).await?;
+        let launch = Launch {
+            // Another one for each attempt: the same would give the instance that has ended.
+            token: record.id.token(&format!("{host}.{attempt}")),
+            tags: record.tags(host.as_str()),
+            ..self.launch_of(&record, user_data).await?
+        };
+        let id = self.launched(&launch).await?;
+        self.note(|record| {
+            record.found.instances.insert(host.clone(), Launched::new(id));
+        })
+        .await
+    }
+
+    /// One instance of the order, but for what tells it from others.
+    async fn launch_of(&self, record: &Record, user_data: String) -> Result<Launch, StepError> {
         let order = &record.order;
         let ami = record.found.ami.clone().ok_or_else(|| lacks("image"))?;
         let wait = if order.ami.is_some() { Wait::Nothing } else { Wait::Settling };
         let subnet = insist(Wait::Nothing, || self.cloud.subnet(order.subnet.as_ref())).await?;
-        let launch = Launch {
-            // Another one for each attempt: the same would give the instance that has ended.
-            token: record.id.token(&format!("{host}.{attempt}")),
+        Ok(Launch {
+            token: String::new(),
+            count: 1,
             root_device: self.image_of(&ami, wait).await?.root_device,
             image: ami,
             kind: order.kind.clone(),
             subnet: subnet.id,
             groups: order.groups.clone(),
-            user_data: self.site.member(&record, host).await?,
+            user_data,
             key: order.key.clone(),
             spot: order.spot,
             root_gib: None,
-            tags: record.tags(host.as_str()),
-        };
-        let id = insist(Wait::Settling, || self.cloud.launch(&launch)).await?;
-        self.note(|record| {
-            let launched = Launched { id, state: InstanceState::Pending, address: None, converged: None };
-            record.found.instances.insert(host.clone(), launched);
+            tags: record.tags(MEMBERS),
         })
-        .await
+    }
+
+    /// Launches one instance.
+    async fn launched(&self, launch: &Launch) -> Result<InstanceId, StepError> {
+        let mut ids = insist(Wait::Settling, || self.cloud.launch(launch)).await?;
+        ids.pop().ok_or_else(|| CloudError::Unclear("no instance was launched".to_owned()).into())
     }
 
     /// How the instances are. One that has ended before it was what it should be is launched anew.

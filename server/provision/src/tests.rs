@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::cloud::{BootMode, Owned, Resource};
 use crate::engine::{Site, run};
 use crate::objects::{BucketName, Place};
-use crate::order::{End, Method, Order, Shipment, Store};
+use crate::order::{End, Join, Method, Order, Shipment, Store};
 use crate::plan::{Step, plan};
 use crate::record::{Record, Status};
 use crate::sim::{Dice, Faults, Sim, SimSite, provision};
@@ -52,6 +52,8 @@ fn order(method: Method, count: u32) -> Order {
         shipment: (!is_there).then_some(shipment),
         region: "us-east-1".to_owned(),
         hosts: (0..count).map(host).collect(),
+        // Launched one by one or together, by turns.
+        join: if count > 0 && count.is_multiple_of(2) { Join::Identity } else { Join::Token },
         template: false,
         most: None,
         architecture: "x86_64".to_owned(),

@@ -79,11 +79,11 @@ async fn remove<C: Cloud + Objects>(cloud: &C, resource: &Resource) -> Answer<bo
         }
         Resource::Upload(_) => Ok(()),
         Resource::Volume(id) => {
-            let attached = insist(Wait::Nothing, || cloud.volume(id)).await?.is_some_and(|one| one.attached.is_some());
-            if attached {
-                insist(Wait::Nothing, || cloud.detach(id)).await
-            } else {
-                insist(Wait::Nothing, || cloud.delete_volume(id)).await
+            // Its tags may be known before it is.
+            match insist(Wait::Nothing, || cloud.volume(id)).await {
+                Ok(Some(volume)) if volume.attached.is_some() => insist(Wait::Nothing, || cloud.detach(id)).await,
+                Ok(_) => insist(Wait::Nothing, || cloud.delete_volume(id)).await,
+                Err(error) => Err(error),
             }
         }
     };

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use rocks_common::ids::{ApplianceName, HostName, ImageName};
 use rocks_provision::cloud::BootMode;
 use rocks_provision::ids::{AmiId, GroupId, ProvisionId, SnapshotId, SubnetId};
-use rocks_provision::order::{End, Method, Order, Shipment, Store};
+use rocks_provision::order::{End, Join, Method, Order, Shipment, Store};
 use rocks_provision::plan::plan;
 use rocks_provision::record::{Record, Status};
 use serde::Deserialize;
@@ -72,6 +72,8 @@ pub(super) struct ProvisionOrder {
     kind: Option<String>,
     receiver_type: Option<String>,
     subnet: Option<SubnetId>,
+    /// What the instances join by; none: their identity, if there are several and it can be verified.
+    join: Option<Join>,
     #[serde(default)]
     groups: Vec<GroupId>,
     key: Option<String>,
@@ -160,7 +162,14 @@ impl ProvisionOrder {
         };
         let template = self.form == Some(Form::Template);
         let count = if template { 0 } else { self.count.unwrap_or(1) };
+        let region = self.region.unwrap_or_else(|| admin.config.aws_region.clone());
+        let is_verified = admin.config.aws_identity_certificates.contains_key(&region);
+        let join = self.join.unwrap_or(if is_verified && count > 1 { Join::Identity } else { Join::Token });
+        if (template || join == Join::Identity) && !is_verified {
+            return Err(no_certificate(&region));
+        }
         Ok(Order {
+            join,
             hosts: free_hosts(admin, &self.appliance, count).await?,
             template,
             most: self.count.filter(|_| template),
@@ -168,7 +177,7 @@ impl ProvisionOrder {
             method: self.method,
             ami: self.ami,
             shipment,
-            region: self.region.unwrap_or_else(|| admin.config.aws_region.clone()),
+            region,
             architecture: self.arch.unwrap_or_else(|| "x86_64".to_owned()),
             kind: self.kind.unwrap_or_else(|| "m7i.large".to_owned()),
             receiver_kind: self.receiver_type.unwrap_or_else(|| "t3.medium".to_owned()),
@@ -240,9 +249,6 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Provi
     if !admin.store.appliances().await?.iter().any(|one| one.name == order.appliance) {
         let kind = "appliance";
         return Err(crate::store::StoreError::Missing { kind, name: order.appliance.to_string() }.into());
-    }
-    if order.template && !admin.config.aws_identity_certificates.contains_key(&order.region) {
-        return Err(no_certificate(&order.region));
     }
     if only_plan {
         let steps: Vec<Value> = plan(&order)

@@ -2,7 +2,8 @@
 //! the clock is an argument.
 //!
 //! - [`ber`] reads the encoding, [`cms`] the signed message, [`certificate`] knows AWS's keys.
-//! - [`document`] is what EC2 says of an instance, [`rule`] what the administrator says of instances.
+//! - [`document`] is what EC2 says of an instance, [`rule`] what the administrator says of instances, [`member`] what a provision knows of those
+//!   that it launched.
 //!
 //! A document proves what an instance is, not who shows it: whoever can ask the metadata service, by way of a careless proxy on the instance perhaps,
 //! has it too. That it is good once, and not for long, is what stands against that; see `docs/ec2.md`.
@@ -11,6 +12,7 @@ mod ber;
 mod certificate;
 mod cms;
 mod document;
+mod member;
 mod rule;
 
 use base64::Engine as _;
@@ -20,6 +22,7 @@ pub use ber::Malformed;
 pub use certificate::{BadCertificate, Certificate, Certificates};
 pub use cms::Unsigned;
 pub use document::Document;
+pub use member::{Member, member};
 pub use rule::{AGE, LONGEST_AGE, Rule, Unwanted, choose};
 
 /// Most bytes of a signature in base64. AWS's have about 2,000.

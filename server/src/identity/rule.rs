@@ -96,6 +96,17 @@ pub enum Unwanted {
     TooNew(i64),
 }
 
+impl Unwanted {
+    /// Nothing is for such an instance.
+    pub(super) fn no_rule(document: &Document) -> Self {
+        Self::NoRule {
+            image: document.image_id.clone(),
+            account: document.account_id.clone(),
+            region: document.region.clone(),
+        }
+    }
+}
+
 /// The rule that lets an instance in: the one that its join document names, or the only one that fits.
 ///
 /// # Errors
@@ -107,20 +118,22 @@ pub fn choose<'r>(
     now: Timestamp,
 ) -> Result<&'r Rule, Unwanted> {
     let mut fitting = rules.iter().filter(|rule| named.is_none_or(|name| rule.name == *name) && rule.fits(document));
-    let rule = fitting.next().ok_or_else(|| Unwanted::NoRule {
-        image: document.image_id.clone(),
-        account: document.account_id.clone(),
-        region: document.region.clone(),
-    })?;
+    let rule = fitting.next().ok_or_else(|| Unwanted::no_rule(document))?;
     if let Some(other) = fitting.next() {
         return Err(Unwanted::Several(rule.name.clone(), other.name.clone()));
     }
+    is_young(document, &rule.name, rule.age_seconds, now)?;
+    Ok(rule)
+}
+
+/// Whether an instance was launched as lately as a rule says.
+pub(super) fn is_young(document: &Document, rule: &EnrolmentName, most: u32, now: Timestamp) -> Result<(), Unwanted> {
     let age = now.duration_since(document.pending_time);
     if age < -AHEAD {
         return Err(Unwanted::TooNew(-age.as_secs()));
     }
-    if age > SignedDuration::from_secs(i64::from(rule.age_seconds)) {
-        return Err(Unwanted::TooOld { rule: rule.name.clone(), seconds: age.as_secs(), most: rule.age_seconds });
+    if age > SignedDuration::from_secs(i64::from(most)) {
+        return Err(Unwanted::TooOld { rule: rule.clone(), seconds: age.as_secs(), most });
     }
-    Ok(rule)
+    Ok(())
 }

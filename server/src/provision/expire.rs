@@ -137,7 +137,7 @@ mod tests {
         let mut record = Record::new("lite-1".parse().unwrap(), "site".to_owned(), order, Timestamp::UNIX_EPOCH);
         let id = |n: usize| format!("i-0000000000000000{n}").parse::<InstanceId>().unwrap();
         for (n, host) in record.order.hosts.clone().into_iter().enumerate() {
-            let launched = Launched { id: id(n), state: InstanceState::Running, address: None, converged: None };
+            let launched = Launched { state: InstanceState::Running, ..Launched::new(id(n)) };
             record.found.instances.insert(host, launched);
         }
         let gone = take_gone(&mut record, &BTreeSet::from([id(1), id(9)]));

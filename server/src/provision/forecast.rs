@@ -189,7 +189,7 @@ pub fn run_of(record: &Record, forecast: &Forecast, predicted: Option<Span>, est
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::net::Ipv4Addr;
 
     use rocks_provision::cloud::BootMode;
@@ -198,7 +198,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn order(method: order::Method) -> Order {
+    pub(crate) fn order(method: order::Method) -> Order {
         let shipment = Shipment {
             image: "lite".parse().unwrap(),
             build: None,
@@ -220,6 +220,7 @@ pub(super) mod tests {
             shipment: Some(shipment),
             region: "us-east-1".to_owned(),
             hosts: (0..4).map(|n| format!("lite-0-{n}").parse().unwrap()).collect(),
+            join: order::Join::Token,
             template: false,
             most: None,
             architecture: "x86_64".to_owned(),

@@ -113,14 +113,13 @@ impl Frontend {
         };
     }
 
-    /// Adds a host if there is none, and gives its join document. The token follows from the frontend's secret and the names: whoever
-    /// asks again for the same launch gets the same, and the cloud sees that it is the same.
-    async fn join(&self, record: &Record, host: &HostName, launch: u32) -> Result<String, SiteError> {
-        let known = match self.store.host(host).await {
-            Ok(known) => Some(known),
-            Err(StoreError::Missing { .. }) => None,
+    /// Adds a host if there is none; gives what was known of it.
+    async fn ensure(&self, record: &Record, host: &HostName) -> Result<Option<Host>, SiteError> {
+        match self.store.host(host).await {
+            Ok(known) => return Ok(Some(known)),
+            Err(StoreError::Missing { .. }) => {}
             Err(error) => return Err(failed(&error)),
-        };
+        }
         let new = Host {
             name: host.clone(),
             appliance: record.order.appliance.clone(),
@@ -132,9 +131,14 @@ impl Frontend {
             enrolled: None,
             last: None,
         };
-        if known.is_none() {
-            self.store.add_host(&new).await.map_err(|error| failed(&error))?;
-        }
+        self.store.add_host(&new).await.map_err(|error| failed(&error))?;
+        Ok(None)
+    }
+
+    /// Adds a host if there is none, and gives its join document. The token follows from the frontend's secret and the names: whoever
+    /// asks again for the same launch gets the same, and the cloud sees that it is the same.
+    async fn join(&self, record: &Record, host: &HostName, launch: u32) -> Result<String, SiteError> {
+        let known = self.ensure(record, host).await?;
         let text = format!("{}/{host}/{launch}", record.id);
         let bytes = blake3::keyed_hash(&self.secret, text.as_bytes());
         let token = JoinToken(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes.as_bytes()));
@@ -150,6 +154,15 @@ impl Frontend {
         let ca = self.ca()?;
         let frontend = &self.service.frontend_url;
         Ok(format!("frontend = {frontend:?}\ntoken = {:?}\nca = \"\"\"\n{ca}\"\"\"\n", token.0))
+    }
+
+    /// What instances of a provision are told that join by their identity documents. They name the provision, so that they are not taken for
+    /// instances that another rule is for.
+    fn by_identity(&self, id: &ProvisionId) -> Result<String, SiteError> {
+        let (ca, frontend, rule) = (self.ca()?, &self.service.frontend_url, enrolment_of(id)?);
+        let join =
+            format!("frontend = {frontend:?}\nidentity = \"ec2\"\nenrolment = \"{rule}\"\nca = \"\"\"\n{ca}\"\"\"\n");
+        Ok(user_data(&join, None))
     }
 
     fn ca(&self) -> Result<String, SiteError> {
@@ -339,12 +352,15 @@ impl Site for Frontend {
         Ok(user_data(&self.join(record, host, launch).await?, None))
     }
 
+    async fn members(&self, record: &Record, hosts: &[HostName]) -> Result<String, SiteError> {
+        for host in hosts {
+            self.ensure(record, host).await?;
+        }
+        self.by_identity(&record.id)
+    }
+
     async fn template(&self, record: &Record) -> Result<String, SiteError> {
-        let ca = self.ca()?;
-        let (frontend, rule) = (&self.service.frontend_url, enrolment_of(&record.id)?);
-        let join =
-            format!("frontend = {frontend:?}\nidentity = \"ec2\"\nenrolment = \"{rule}\"\nca = \"\"\"\n{ca}\"\"\"\n");
-        Ok(user_data(&join, None))
+        self.by_identity(&record.id)
     }
 
     async fn let_in(&self, record: &Record, account: &AccountId) -> Result<(), SiteError> {

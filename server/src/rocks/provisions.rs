@@ -33,7 +33,7 @@ pub(super) fn provision(c: &Context<'_>) -> Done {
     body.insert("method".to_owned(), json!(c.key("method").unwrap_or("udt")));
     for name in [
         "name", "region", "ami", "image", "boot", "receiver", "parent", "base", "end", "arch", "type", "subnet", "key",
-        "from", "as",
+        "from", "as", "join",
     ] {
         if let Some(value) = c.key(name) {
             body.insert(name.to_owned(), json!(value));

@@ -154,6 +154,41 @@ impl Store {
         Ok(())
     }
 
+    /// Takes note of the certificate of an instance that a provision launched to be a host that there is. An instance enrols once here, too.
+    ///
+    /// # Errors
+    /// A conflict if the instance has enrolled before, with another key; or there is no such host. The certificate must not be given then.
+    pub async fn enrol_member(
+        &self,
+        new: &NewInstance<'_>,
+        certificate: &NewCertificate<'_>,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let instance = new.document.instance_id.as_str();
+        let mut work = self.pool.begin().await?;
+        // Its provision sees to the end of its host, so that none is named here. That it ends this moment means that what is known of it
+        // here is forgotten when its document is of no use any more.
+        let sql = "insert into enrolled (instance, enrolment, account, region, key, enrolled, ended) values (?, ?, ?, ?, ?, ?, ?)
+                   on conflict (instance) do nothing";
+        let query = sqlx::query(sql)
+            .bind(instance)
+            .bind(new.rule.as_str())
+            .bind(new.document.account_id.as_str())
+            .bind(&new.document.region)
+            .bind(new.key.to_string())
+            .bind(now)
+            .bind(now);
+        if query.execute(&mut *work).await?.rows_affected() == 0 {
+            let query = sqlx::query("select 1 from enrolled where instance = ? and host is null and key = ?");
+            if query.bind(instance).bind(new.key.to_string()).fetch_optional(&mut *work).await?.is_none() {
+                return Err(StoreError::Conflict(format!("instance `{instance}` has enrolled before")));
+            }
+        }
+        certificate.note(&mut work, now).await?;
+        work.commit().await?;
+        Ok(())
+    }
+
     /// Hosts that were enrolled so.
     ///
     /// # Errors

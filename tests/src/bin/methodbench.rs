@@ -54,6 +54,8 @@ struct Run {
     phases: [f64; 3],
     wan_bytes: f64,
     dollars: f64,
+    /// Seconds that this machine's processors were busy in that time, all together: its instances and all that they talk to.
+    busy: f64,
     /// Seconds that were predicted beforehand, and those that the prediction is held against; nothing when too little was known.
     predicted: Option<(f64, f64)>,
     /// Seconds until all were what an attribute, and then Vim, made of them; of `lite` alone.
@@ -75,8 +77,14 @@ fn main() -> Result<()> {
     let namespace = cloud.frontend_namespace().context("nothing boots in this cloud")?;
     let setting = format!("net.ipv4.tcp_congestion_control={}", args.tcp);
     cmd("ip").args(["netns", "exec", &namespace, "sysctl", "-qw", &setting]).run()?;
-    let bucket = [("ROCKS_SERVER_AWS_BUCKET", "rocks-methodbench")];
-    let world = beside(&cloud, &bucket, &mut |what| eprintln!("{what}"))?;
+    let certificate = tempfile::NamedTempFile::new()?;
+    std::fs::write(certificate.path(), cloud.identity_certificate())?;
+    let certificates = format!("{}={}", cloud.config().region, certificate.path().display());
+    let more = [
+        ("ROCKS_SERVER_AWS_BUCKET", "rocks-methodbench"),
+        ("ROCKS_SERVER_AWS_IDENTITY_CERTIFICATES", certificates.as_str()),
+    ];
+    let world = beside(&cloud, &more, &mut |what| eprintln!("{what}"))?;
     for (appliance, name, value) in
         [("lite", "ec2_enable", "yes"), (APPLIANCE, "ec2_enable", "yes"), (APPLIANCE, "java", "true")]
     {
@@ -115,9 +123,9 @@ fn one(cloud: &Minicloud, world: &World, book: &PriceBook, method: &str, count: 
     let words: Vec<&str> = std::iter::once(APPLIANCE).chain(words.iter().chain(&given).map(String::as_str)).collect();
     let bill = || cloud.ask("GET", "bill", &Value::Null);
     let known = accuracy(world)?.len();
-    let before = bill()?;
+    let (before, idle) = (bill()?, busy()?);
     let (record, took) = provision(world, &words)?;
-    let after = bill()?;
+    let (after, busy) = (bill()?, busy()? - idle);
     let mut run = Run {
         method: method.to_owned(),
         count,
@@ -129,6 +137,7 @@ fn one(cloud: &Minicloud, world: &World, book: &PriceBook, method: &str, count: 
             .map(|(_, bytes)| bytes)
             .sum(),
         dollars: dollars(&before, &after, book)?,
+        busy,
         predicted: accuracy(world)?.get(known).copied(),
         reconfigured: None,
     };
@@ -190,6 +199,16 @@ fn phases(record: &Value) -> Result<[f64; 3]> {
     Ok(spans.map(|span| span.map_or(0.0, |(began, ended)| ended - began)))
 }
 
+/// Seconds that all processors together have worked since this machine started.
+fn busy() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let fields = text.lines().next().context("no processors")?.split_whitespace().skip(1);
+    let ticks: Vec<f64> = fields.map(str::parse).collect::<Result<_, _>>()?;
+    // User, nice, system; idle and waiting for disks are left out; interrupts.
+    let worked: f64 = [0, 1, 2, 5, 6].iter().filter_map(|nth| ticks.get(*nth)).sum();
+    Ok(worked / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// What was held and asked for in that time, in dollars.
 fn dollars(before: &Value, after: &Value, book: &PriceBook) -> Result<f64> {
     let month = book.month.seconds();
@@ -224,8 +243,9 @@ fn dollars(before: &Value, after: &Value, book: &PriceBook) -> Result<f64> {
 
 fn table(runs: &[Run]) -> String {
     let mut out = String::from(
-        "| method | instances | time | predicted | build | bring | launch and converge | WAN | cost until converged |\n|---|---|---|---|---|---|---|---|---|\n",
+        "| method | instances | time | predicted | build | bring | launch and converge | WAN | cost until converged | processors |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
+    let processors = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
     for run in runs {
         let [build, bring, launch] = run.phases;
         let predicted = run.predicted.map_or("-".to_owned(), |(predicted, took)| {
@@ -233,12 +253,14 @@ fn table(runs: &[Run]) -> String {
         });
         let _ = writeln!(
             out,
-            "| `{}` | {} | {:.1} s | {predicted} | {build:.1} s | {bring:.1} s | {launch:.1} s | {:.1} MB | {:.4} $ |",
+            "| `{}` | {} | {:.1} s | {predicted} | {build:.1} s | {bring:.1} s | {launch:.1} s | {:.1} MB | {:.4} $ | {:.0} s, {:.0} % |",
             run.method,
             run.count,
             run.whole,
             run.wan_bytes / 1e6,
-            run.dollars
+            run.dollars,
+            run.busy,
+            run.busy / (processors * run.whole) * 100.0
         );
     }
     if runs.iter().any(|run| run.reconfigured.is_some()) {

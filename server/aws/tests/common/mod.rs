@@ -19,7 +19,7 @@ use rocks_provision::cloud::{BootMode, Tags};
 use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError};
 use rocks_provision::ids::{AccountId, AmiId, ProvisionId, VolumeId};
 use rocks_provision::objects::BucketName;
-use rocks_provision::order::{End, Method, Order, Shipment, Store};
+use rocks_provision::order::{End, Join, Method, Order, Shipment, Store};
 use rocks_provision::record::Record;
 use serde_json::Value;
 use tokio::time::sleep;
@@ -219,6 +219,8 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         ami: ami.filter(|_| is_there).cloned(),
         shipment: (!is_there).then_some(shipment),
         hosts: (0..count).map(|number| parsed(&format!("compute-0-{number}"))).collect(),
+        // Launched one by one or together, by turns.
+        join: if count > 0 && count.is_multiple_of(2) { Join::Identity } else { Join::Token },
         template: false,
         most: None,
         architecture: "x86_64".to_owned(),
@@ -320,6 +322,10 @@ impl Site for Pretender {
 
     async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
         Ok(format!("{}/{host}", record.id))
+    }
+
+    async fn members(&self, record: &Record, _: &[HostName]) -> Result<String, SiteError> {
+        Ok(format!("members of {}", record.id))
     }
 
     async fn template(&self, record: &Record) -> Result<String, SiteError> {

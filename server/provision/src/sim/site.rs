@@ -125,6 +125,11 @@ impl Site for SimSite<'_> {
         Ok(())
     }
 
+    async fn members(&self, record: &Record, hosts: &[HostName]) -> Result<String, SiteError> {
+        self.hosts.lock().expect("no panic").extend(hosts.iter().map(ToString::to_string));
+        Ok(format!("members of {}", record.id))
+    }
+
     async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
         self.hosts.lock().expect("no panic").insert(host.to_string());
         Ok(format!("{}/{host}", record.id))
@@ -147,11 +152,14 @@ impl Site for SimSite<'_> {
     }
 
     async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {
+        // As the frontend lets them in: each is the host that the record says.
+        let instances = self.kept().map(|record| record.found.instances).unwrap_or_default();
         let state = self.cloud.state();
         let runs = |host: &HostName| {
-            state.things.values().any(|thing| match &thing.state {
+            let mine = instances.get(host).map(|one| one.id.as_str());
+            state.things.iter().any(|(id, thing)| match &thing.state {
                 Kind::Instance { ready, is_bad, .. } => {
-                    thing.tags.role == host.as_str()
+                    mine == Some(id.as_str())
                         && thing.gone.is_none()
                         && !is_bad
                         && ready.elapsed() > Duration::from_secs(20)

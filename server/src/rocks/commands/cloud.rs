@@ -138,6 +138,10 @@ pub(super) static TABLE: &[Entry] = &[
             ("subnet", "where they are (default: the default VPC)"),
             ("groups", "their security groups, separated by commas"),
             ("key", "their key pair"),
+            (
+                "join",
+                "token: a token in the user data of each; identity: their signed identity documents, launched by one call (default: identity for several, if the region's certificate is there)"
+            ),
             ("spot", "yes: spot instances"),
             ("ami", "the image that instances are made of, if it is registered already"),
             ("image", "the frontend's image that is sent (default: the appliance's, built if there is none)"),
