@@ -1,5 +1,7 @@
 //! Appliances and hosts, their profiles and reports.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -118,7 +120,21 @@ pub(super) async fn views(admin: &Admin) -> Result<Vec<HostView>, StoreError> {
     Ok(hosts.into_iter().map(of).collect())
 }
 
-pub(super) async fn hosts(State(admin): State<Admin>) -> Answer {
+/// How long a list of hosts may wait for kickstarts that are being made.
+const CATCH_UP: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    /// Only after what was changed before is in the kickstarts: a host that has converged to what it was given earlier has not converged then.
+    #[serde(default)]
+    settled: bool,
+}
+
+pub(super) async fn hosts(State(admin): State<Admin>, Asked(listed): Asked<Listed>) -> Answer {
+    if listed.settled {
+        admin.service.catch_up(CATCH_UP).await;
+    }
     answer(&views(&admin).await?)
 }
 

@@ -16,6 +16,7 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -170,6 +171,8 @@ pub struct Service {
     slots: RwLock<HashMap<HostName, Arc<Slot>>>,
     rolls: RwLock<Option<Arc<RollSet>>>,
     last: Mutex<SyncReport>,
+    /// How many of the store's changes the last synchronisation knew.
+    caught_up: watch::Sender<u64>,
     /// What each host was given last, and what that depended on.
     rendered: Arc<Mutex<Kept>>,
     /// What runs the code of the rolls in use; kept, because it remembers what the code printed.
@@ -219,6 +222,7 @@ impl Service {
             slots: RwLock::new(HashMap::new()),
             rolls: RwLock::new(None),
             last: Mutex::new(SyncReport::default()),
+            caught_up: watch::Sender::new(0),
             rendered: Arc::default(),
             runner: Mutex::new(None),
             turn: tokio::sync::Mutex::default(),
@@ -249,6 +253,13 @@ impl Service {
         }
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         slots.entry(host.clone()).or_insert_with(|| Arc::new(Slot::new())).clone()
+    }
+
+    /// Waits until whatever was changed so far is in the kickstarts, or could not be, but not for ever.
+    pub async fn catch_up(&self, patience: Duration) {
+        let changes = self.store.changes().borrow().any;
+        let mut caught_up = self.caught_up.subscribe();
+        let _ = tokio::time::timeout(patience, caught_up.wait_for(|known| *known >= changes)).await;
     }
 
     /// What the last synchronisation came to.

@@ -42,6 +42,14 @@ impl Service {
     /// The store's.
     pub async fn sync(&self, reload: bool) -> Result<SyncReport, StoreError> {
         let mut turn = self.turn.lock().await;
+        // What changes from here on may be in what is made, or not.
+        let changes = self.store.changes().borrow().any;
+        let result = self.synchronise(&mut turn, reload).await;
+        self.caught_up.send_replace(changes);
+        result
+    }
+
+    async fn synchronise(&self, turn: &mut Turn, reload: bool) -> Result<SyncReport, StoreError> {
         let clock = Instant::now();
         let (hosts, appliances) = (self.store.hosts().await?, self.store.appliances().await?);
         let settings = self.store.attributes().await?;
@@ -119,7 +127,7 @@ impl Service {
                 }
             }
         }
-        self.give(&mut turn, offers, &hosts, &inputs, &mut report).await?;
+        self.give(turn, offers, &hosts, &inputs, &mut report).await?;
         turn.inputs = Some(inputs);
         // A host that was removed gets nothing any more.
         let known: HashSet<&HostName> = hosts.iter().map(|host| &host.name).collect();

@@ -75,7 +75,7 @@ pub(super) fn wait(c: &Context<'_>) -> Done {
     let seconds = u64::try_from(c.number("timeout", 600)?).unwrap_or(0);
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {
-        let rows = c.rows("/api/v1/hosts", &c.names)?;
+        let rows = c.rows("/api/v1/hosts?settled=true", &c.names)?;
         let late: Vec<String> = rows
             .iter()
             .filter(|row| row["state"].as_str() != Some(wanted))
