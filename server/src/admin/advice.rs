@@ -2,16 +2,14 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use rocks_advise::{
-    Advice, Ask, Bytes, Image, Link, PackageSource, Prefer, PriceBook, Rate, Site, Software, Span, Task, advise, output,
-};
+use rocks_advise::{Advice, Ask, Bytes, Image, Link, Prefer, PriceBook, Rate, Software, Span, Task, advise, output};
 use rocks_common::ids::{ApplianceName, ImageName};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Admin;
 use super::problem::{Answer, Failure, Input, answer};
-use crate::provision::forecast::{self, Known};
+use crate::provision::forecast::Known;
 use crate::provision::known::Unknown;
 use crate::provision::site::rpm_arch;
 
@@ -133,15 +131,14 @@ pub(super) async fn provision(State(admin): State<Admin>, Input(question): Input
         let name = question.appliance.to_string();
         return Err(crate::store::StoreError::Missing { kind: "appliance", name }.into());
     }
-    let site = admin.provisions.site();
-    let (ask, link, history) = (question.ask(&admin).await?, question.link(site.link())?, site.history().await?);
+    let frontend = admin.provisions.site();
+    let link = question.link(frontend.link())?;
+    let (ask, site, history) = (question.ask(&admin).await?, frontend.place(link), frontend.history().await?);
     let region = question.region.as_ref().unwrap_or(&admin.config.aws_region);
     let book = PriceBook::newest(region).ok_or_else(|| {
         let title = format!("no prices of region {region} are shipped");
         Failure::bad("no-prices", title).hint("`rocks-server advise` takes a price book of your own")
     })?;
-    // Until packages are published in the region each instance fetches them from here.
-    let site = Site { packages: PackageSource::Frontend, ..forecast::site(link) };
     let refused = |error: rocks_advise::AdviseError| Failure::bad("bad-question", error.to_string());
     let advice: Advice = advise(&ask, &site, &book, &history).map_err(refused)?;
     let text = output::table::table(&advice);

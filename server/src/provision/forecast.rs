@@ -64,10 +64,12 @@ pub struct Forecast {
     pub time: Span,
 }
 
-/// The site that predictions are made for: instances fetch packages from the frontend.
+/// The site that predictions are made for. With a `bucket` that the configuration names, packages are in the region already; without, instances
+/// fetch them from the frontend.
 #[must_use]
-pub fn site(link: Link) -> Site {
-    Site { link, packages: PackageSource::Frontend, ..Site::default() }
+pub fn site(link: Link, bucket: bool) -> Site {
+    let packages = if bucket { PackageSource::Published } else { PackageSource::Frontend };
+    Site { link, packages, ..Site::default() }
 }
 
 /// The method as the model calls it.
@@ -110,12 +112,12 @@ pub fn ask(order: &Order, image: &Known, sent: Option<&Known>, added: Software) 
 pub fn estimate(
     ask: &Ask,
     method: Method,
-    link: Link,
+    site: &Site,
     region: &str,
     history: &History,
 ) -> Result<Option<Estimate>, String> {
     let book = PriceBook::newest(region).ok_or_else(|| format!("no prices of region {region} are shipped"))?;
-    let advice = rocks_advise::advise(ask, &site(link), &book, history).map_err(|error| error.to_string())?;
+    let advice = rocks_advise::advise(ask, site, &book, history).map_err(|error| error.to_string())?;
     Ok(advice.estimates.into_iter().find(|one| one.method == method))
 }
 
@@ -242,6 +244,10 @@ pub(crate) mod tests {
         Site::default().link
     }
 
+    fn here() -> Site {
+        site(link(), false)
+    }
+
     /// A provision in which every step took so many seconds.
     fn done(order: Order, seconds: i64) -> Record {
         let mut record = Record::new("lite-1".parse().unwrap(), "site".to_owned(), order, Timestamp::UNIX_EPOCH);
@@ -278,7 +284,7 @@ pub(crate) mod tests {
             let order = order(method);
             let ask = ask(&order, &known(), Some(&known()), Software::of(10, Bytes(9_000_000)));
             let none = History::default();
-            let estimate = estimate(&ask, method_of(method), link(), "us-east-1", &none).unwrap().expect("possible");
+            let estimate = estimate(&ask, method_of(method), &here(), "us-east-1", &none).unwrap().expect("possible");
             let forecast = Forecast { ask, link: link(), time: estimate.time };
             let run = run_of(&done(order, 7), &forecast, None, &estimate).expect("it is done");
             let mut seen: Vec<_> = run.phases.iter().map(|one| one.phase).collect();
@@ -296,7 +302,7 @@ pub(crate) mod tests {
             let order = order(method);
             let ask = ask(&order, &known(), None, Software::default());
             let predict = |history: &History| {
-                estimate(&ask, method_of(method), link(), "us-east-1", history).unwrap().expect("possible")
+                estimate(&ask, method_of(method), &here(), "us-east-1", history).unwrap().expect("possible")
             };
             let first = predict(&History::default());
             let forecast = Forecast { ask: ask.clone(), link: link(), time: first.time };
@@ -316,7 +322,7 @@ pub(crate) mod tests {
     #[test]
     fn what_has_no_price_is_said() {
         let ask = ask(&order(order::Method::Udt), &known(), None, Software::default());
-        let error = estimate(&ask, Method::Udt, link(), "moon-1", &History::default()).unwrap_err();
+        let error = estimate(&ask, Method::Udt, &here(), "moon-1", &History::default()).unwrap_err();
         assert_eq!(error, "no prices of region moon-1 are shipped");
     }
 }

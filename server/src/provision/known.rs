@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rocks_advise::{Ask, Estimate, History, Link, Software};
+use rocks_advise::{Ask, Estimate, History, Link, Site, Software};
 use rocks_common::diag::Source;
 use rocks_common::ids::{ApplianceName, ImageName};
 use rocks_common::kickstart::{self, NoIncludes, PackageSpec};
@@ -151,6 +151,12 @@ impl Frontend {
         self.config.link()
     }
 
+    /// The site that predictions are made for, with a link.
+    #[must_use]
+    pub fn place(&self, link: Link) -> Site {
+        forecast::site(link, self.config.aws_bucket.is_some())
+    }
+
     /// What an order asks.
     async fn ask(&self, order: &Order) -> Result<Ask, Unknown> {
         if order.template && order.shipment.is_none() {
@@ -185,7 +191,8 @@ impl Frontend {
     pub async fn predict(&self, order: &Order) -> Result<Predicted, Unknown> {
         let (ask, history, link) = (self.ask(order).await?, self.history().await?, self.link());
         let method = forecast::method_of(order.method);
-        let made = forecast::estimate(&ask, method, link, &order.region, &history).map_err(|error| broken(&error))?;
+        let site = self.place(link);
+        let made = forecast::estimate(&ask, method, &site, &order.region, &history).map_err(|error| broken(&error))?;
         let estimate = made.ok_or_else(|| broken(&format!("the model does not know {method} here")))?;
         Ok(Predicted { forecast: Forecast { ask, link, time: estimate.time }, estimate })
     }
