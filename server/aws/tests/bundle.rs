@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::parts::{Parts, a_disk};
-use common::{Minicloud, Pretender, SITE, begun, bucket, has_qemu, order, parsed, tags};
+use common::{Minicloud, Pretender, SITE, begun, bucket, carried_on, has_qemu, order, parsed, tags};
 use rocks_aws::Aws;
 use rocks_provision::cloud::{Cloud as _, Import, NewImport, Owned, Resource, Whose};
 use rocks_provision::engine::{Pieces as _, Site as _, run};
@@ -59,21 +59,9 @@ async fn a_frontend_that_is_killed_sends_what_lacks_and_leaves_nothing_in_s3() {
     // Slow enough to be killed in between.
     cloud.fault(&json!({ "action": "UploadPart", "delay_ms": 150 }));
     let site = Pretender::default();
-    let (_sender, mut cancel) = watch::channel(false);
     site.keep(&begun("bundle-1", order(Method::Bundle, 0, None))).await.expect("kept");
-    let mut kills = 0_u64;
-    let record = loop {
-        let record = site.last().expect("a record");
-        if !record.status.is_open() {
-            break record;
-        }
-        kills += 1;
-        let life = Duration::from_millis(if kills < 10 { 170 * kills % 900 + 60 } else { 300_000 });
-        tokio::select! {
-            ended = run(&aws, &site, record, &mut cancel) => { ended.expect("kept"); }
-            () = sleep(life) => {}
-        }
-    };
+    let life = |kills: u64| Duration::from_millis(if kills < 10 { 170 * kills % 900 + 60 } else { 300_000 });
+    let (record, kills) = carried_on(&aws, &site, &life).await;
     assert_eq!(record.status, Status::Done, "{record:#?}");
     let parts = record.found.sent_bytes.expect("sent").div_ceil(5 << 20);
     assert!(parts >= 3, "{parts}");

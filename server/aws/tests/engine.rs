@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{Minicloud, Pretender, SITE, begun, bucket, order, parsed};
+use common::{Minicloud, Pretender, SITE, begun, bucket, carried_on, order, parsed};
 use rocks_aws::Aws;
 use rocks_provision::cloud::{Cloud as _, Owned, Resource, Whose};
 use rocks_provision::engine::{Site as _, run};
@@ -175,22 +175,10 @@ async fn a_frontend_that_is_killed_goes_on() {
     let aws = cloud.aws().await;
     let (image, first) = an_image(&aws, "ebs-1").await;
     let site = Pretender::default();
-    let (_sender, mut cancel) = watch::channel(false);
     site.keep(&begun("udt-1", order(Method::Udt, 2, Some(&image)))).await.expect("kept");
-    let mut kills = 0_u64;
-    let record = loop {
-        let record = site.last().expect("a record");
-        if !record.status.is_open() {
-            break record;
-        }
-        kills += 1;
-        // Each gets a little further than a whole number of calls.
-        let life = Duration::from_millis(if kills < 12 { 130 * kills % 700 + 40 } else { 300_000 });
-        tokio::select! {
-            ended = run(&aws, &site, record, &mut cancel) => { ended.expect("kept"); }
-            () = sleep(life) => {}
-        }
-    };
+    // Each gets a little further than a whole number of calls.
+    let life = |kills: u64| Duration::from_millis(if kills < 12 { 130 * kills % 700 + 40 } else { 300_000 });
+    let (record, kills) = carried_on(&aws, &site, &life).await;
     assert_eq!(record.status, Status::Done, "{record:#?}");
     assert!(kills > 4, "it was killed {kills} times");
     assert_eq!(leaks(&aws, SITE, &bucket(), &[first, record]).await.expect("listed"), Vec::<Owned>::new());

@@ -1,9 +1,6 @@
 //! What EC2 calls things, as types of their own.
 
-use std::fmt;
 use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 
 /// A text that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,20 +11,48 @@ pub struct InvalidId {
     text: String,
 }
 
-macro_rules! id_type {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $prefix:literal) => {
+/// A type for a text that `FromStr` lets in: what reads and writes it otherwise goes by that.
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident, $invalid:ty) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Box<str>);
 
         impl $name {
-            /// The id as text.
+            /// It as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
         }
+
+        impl TryFrom<String> for $name {
+            type Error = $invalid;
+
+            fn try_from(text: String) -> Result<Self, $invalid> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(text: $name) -> Self {
+                text.0.into()
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+pub(crate) use text_type;
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $prefix:literal) => {
+        text_type! { $(#[$doc])* $name, InvalidId }
 
         impl FromStr for $name {
             type Err = InvalidId;
@@ -40,26 +65,6 @@ macro_rules! id_type {
                 }
                 let text = text.chars().take(60).collect();
                 Err(InvalidId { kind: $kind, example: concat!($prefix, "-0123456789abcdef0"), text })
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> Self {
-                id.0.into()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
             }
         }
     };
@@ -94,17 +99,9 @@ id_type! {
     TemplateId, "launch template", "lt"
 }
 
-/// An AWS account: twelve digits.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct AccountId(Box<str>);
-
-impl AccountId {
-    /// The digits.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+text_type! {
+    /// An AWS account: twelve digits.
+    AccountId, InvalidId
 }
 
 impl FromStr for AccountId {
@@ -118,43 +115,17 @@ impl FromStr for AccountId {
     }
 }
 
-impl TryFrom<String> for AccountId {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<AccountId> for String {
-    fn from(id: AccountId) -> Self {
-        id.0.into()
-    }
-}
-
-impl fmt::Display for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 id_type! {
     /// A task that makes a snapshot of an object.
     ImportId, "import", "import-snap"
 }
 
-/// A provision's name: it stands in the tags of all that belongs to it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ProvisionId(Box<str>);
+text_type! {
+    /// A provision's name: it stands in the tags of all that belongs to it.
+    ProvisionId, InvalidId
+}
 
 impl ProvisionId {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// A token for one call of this provision: the same call with the same token is carried out once, whoever repeats it.
     /// At most 64 characters, as EC2 wants.
     #[must_use]
@@ -174,26 +145,6 @@ impl FromStr for ProvisionId {
             return Ok(Self(text.into()));
         }
         Err(InvalidId { kind: "provision", example: "compute-7k2m", text: text.chars().take(60).collect() })
-    }
-}
-
-impl TryFrom<String> for ProvisionId {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<ProvisionId> for String {
-    fn from(id: ProvisionId) -> Self {
-        id.0.into()
-    }
-}
-
-impl fmt::Display for ProvisionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::Answer;
-use crate::ids::ProvisionId;
+use crate::ids::{ProvisionId, text_type};
 
 /// The most parts that an upload may have.
 pub const MOST_PARTS: u32 = 10_000;
@@ -42,54 +42,17 @@ fn shown(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
-macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(Box<str>);
-
-        impl $name {
-            /// The name as text.
-            #[must_use]
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidName;
-
-            fn try_from(text: String) -> Result<Self, InvalidName> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> Self {
-                name.0.into()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-name_type! {
+text_type! {
     /// A bucket's name. Without dots, which S3 allows and its certificates do not cover.
-    BucketName
+    BucketName, InvalidName
 }
-name_type! {
+text_type! {
     /// An object's key: of characters that need no care anywhere.
-    ObjectKey
+    ObjectKey, InvalidName
 }
-name_type! {
+text_type! {
     /// An upload in parts that is not complete, as the store calls it.
-    UploadId
+    UploadId, InvalidName
 }
 
 impl BucketName {

@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::ImageError;
+use super::out::Out;
 
 /// Bytes of a cluster, and their binary logarithm.
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -187,23 +188,23 @@ impl Layout {
 
     /// Writes all that comes before the disk's own clusters.
     fn write_tables(&self, to: &mut dyn Write) -> io::Result<()> {
-        let mut out = Padded { to, written: 0 };
+        let mut out = Out::new(to);
         out.put(&self.header())?;
-        out.fill()?;
+        out.fill(CLUSTER)?;
         for block in 0..self.counts.1 {
             out.put(&((1 + self.counts.0 + block) * CLUSTER).to_be_bytes())?;
         }
-        out.fill()?;
+        out.fill(CLUSTER)?;
         // Each cluster of the file is referred to once.
         let all = self.tables_at() + self.tables.len() as u64 + self.clusters.len() as u64;
         (0..all).try_for_each(|_| out.put(&1_u16.to_be_bytes()))?;
-        out.fill()?;
+        out.fill(CLUSTER)?;
         let mut tables = self.tables.iter().zip(self.tables_at()..).peekable();
         for table in 0..self.first.0 {
             let here = tables.next_if(|(there, _)| **there == table);
             out.put(&here.map_or(0, |(_, at)| (at * CLUSTER) | COPIED).to_be_bytes())?;
         }
-        out.fill()?;
+        out.fill(CLUSTER)?;
         let mut clusters = self.clusters.iter().zip(self.first_data() / CLUSTER..).peekable();
         for table in &self.tables {
             for entry in 0..ENTRIES {
@@ -211,26 +212,7 @@ impl Layout {
                 out.put(&here.map_or(0, |(_, at)| (at * CLUSTER) | COPIED).to_be_bytes())?;
             }
         }
-        out.fill()
-    }
-}
-
-/// Writes whole clusters.
-struct Padded<'w> {
-    to: &'w mut dyn Write,
-    written: u64,
-}
-
-impl Padded<'_> {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.written += bytes.len() as u64;
-        self.to.write_all(bytes)
-    }
-
-    /// Zeros up to the next cluster.
-    fn fill(&mut self) -> io::Result<()> {
-        let rest = self.written.next_multiple_of(CLUSTER) - self.written;
-        self.put(&vec![0; usize::try_from(rest).unwrap_or(0)])
+        out.fill(CLUSTER)
     }
 }
 

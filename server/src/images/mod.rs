@@ -8,6 +8,7 @@
 pub mod export;
 pub mod import;
 pub mod make;
+mod out;
 pub(crate) mod root;
 pub mod upload;
 pub mod vmdk;

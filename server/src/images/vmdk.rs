@@ -13,6 +13,8 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use rocks_ship::image::{Allocation, length};
 
+use super::out::Out;
+
 /// What everything is counted in.
 const SECTOR: u64 = 512;
 /// Bytes of a grain.
@@ -39,27 +41,10 @@ fn too_large() -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, "a VMDK file cannot be that large")
 }
 
-/// Counts what is written.
-struct Out<'w> {
-    to: &'w mut dyn Write,
-    written: u64,
-}
-
 impl Out<'_> {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.written += bytes.len() as u64;
-        self.to.write_all(bytes)
-    }
-
-    /// Zeros up to a multiple of `unit`.
-    fn fill(&mut self, unit: u64) -> io::Result<()> {
-        let rest = self.written.next_multiple_of(unit) - self.written;
-        self.put(&vec![0; usize::try_from(rest).unwrap_or(0)])
-    }
-
     /// The sector that is written next, as tables tell it.
     fn sector(&self) -> io::Result<u32> {
-        u32::try_from(self.written / SECTOR).map_err(|_| too_large())
+        u32::try_from(self.written() / SECTOR).map_err(|_| too_large())
     }
 
     /// A marker: what follows has so many sectors.
@@ -126,7 +111,7 @@ pub fn write(disk: &File, to: &mut dyn Write, tell: &mut dyn FnMut(u64)) -> io::
     let allocation = Allocation::of(disk, bytes)?;
     let grains = bytes.div_ceil(GRAIN);
     let sectors = grains * OVERHEAD;
-    let mut out = Out { to, written: 0 };
+    let mut out = Out::new(to);
     out.put(&header(sectors, AT_END))?;
     out.put(text(sectors).as_bytes())?;
     out.fill(GRAIN)?;
@@ -155,7 +140,7 @@ pub fn write(disk: &File, to: &mut dyn Write, tell: &mut dyn FnMut(u64)) -> io::
     out.mark(FOOTER, 1)?;
     out.put(&header(sectors, u64::from(directory)))?;
     out.mark(END, 0)?;
-    Ok(out.written)
+    Ok(out.written())
 }
 
 /// Reads a grain, filled up with zeros at the disk's end; says whether it holds anything.

@@ -16,12 +16,13 @@ use parts::Parts;
 use rocks_aws::{Aws, Keys, Settings};
 use rocks_common::ids::HostName;
 use rocks_provision::cloud::{BootMode, Tags};
-use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError};
+use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError, run};
 use rocks_provision::ids::{AccountId, AmiId, ProvisionId, VolumeId};
 use rocks_provision::objects::BucketName;
 use rocks_provision::order::{End, Join, Method, Order, Shipment, Store};
 use rocks_provision::record::Record;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 /// The path of minicloud's binary.
@@ -236,6 +237,24 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         frontend: Ipv4Addr::new(198, 51, 100, 7),
         inside: false,
         port: 8444,
+    }
+}
+
+/// Carries the provision on that is kept, by one frontend after the other, until it ends: the nth is killed after `life(n)`. Gives it, and how many
+/// frontends there were.
+pub(crate) async fn carried_on(aws: &Aws, site: &Pretender, life: &dyn Fn(u64) -> Duration) -> (Record, u64) {
+    let (_sender, mut cancel) = watch::channel(false);
+    let mut frontends = 0;
+    loop {
+        let record = site.last().expect("a record");
+        if !record.status.is_open() {
+            return (record, frontends);
+        }
+        frontends += 1;
+        tokio::select! {
+            ended = run(aws, site, record, &mut cancel) => { ended.expect("kept"); }
+            () = sleep(life(frontends)) => {}
+        }
     }
 }
 
