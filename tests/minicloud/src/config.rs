@@ -33,6 +33,9 @@ pub struct Config {
     pub quotas: Quotas,
     /// How many instances of a type a zone has room for, as `us-east-1a/m5.large = 3`. What is not named has no end.
     pub capacity: BTreeMap<String, u32>,
+    /// How much of a processor instances of a type have, as `t3.nano = 0.1`. What is not named has as much as there is, and takes it from the others:
+    /// here all instances share one machine.
+    pub processors: BTreeMap<String, f64>,
     /// Whether blocks of an encrypted snapshot that were never written read as noise, as they may on AWS, and not as zeros.
     pub noise_in_encrypted_gaps: bool,
     /// Whether instances share their image's bytes and keep only what they change. Quick for many instances; their root
@@ -259,6 +262,7 @@ impl Default for Config {
             throttle: Throttle::default(),
             quotas: Quotas::default(),
             capacity: BTreeMap::new(),
+            processors: BTreeMap::new(),
             noise_in_encrypted_gaps: false,
             copy_on_write: false,
             bundle_key: None,
@@ -313,6 +317,12 @@ impl Config {
             if let Some(policy) = &key.policy {
                 crate::access::Policy::parse(policy).with_context(|| format!("the policy of {}", key.user))?;
             }
+        }
+        for (kind, share) in &self.processors {
+            ensure!(
+                (0.01..=1024.0).contains(share),
+                "instances of {kind} are to have between 0.01 and 1024 processors"
+            );
         }
         Ok(())
     }

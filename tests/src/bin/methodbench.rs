@@ -2,6 +2,8 @@
 //!
 //! The same appliance (compute, with Java) is provisioned by each method with each number of instances; times are of the whole command,
 //! until all instances have converged. Costs are what the cloud's bill says was held and asked for in that time, by the newest price book.
+//! All instances share this machine's processors, which sixteen that install something keep busy; those of type `t3.nano` have a tenth of one each, as
+//! on EC2 in the long run (5 % of two), so that what one takes can be held against what sixteen take.
 //! Packages lie in a bucket of the cloud, as with any frontend that has one. The instances of `lite` are then reconfigured: update-only (an attribute) and install-new (Vim), from the command until all have converged.
 //! Needs root and binaries with AWS.
 
@@ -28,9 +30,9 @@ struct Args {
     /// The way to the cloud: Mbit/s, round trip in ms, share of packets lost
     #[arg(long, default_value = "100,180,0.001", value_parser = str::parse::<Way>)]
     wan: Way,
-    /// Methods, separated by commas
-    #[arg(long, default_value = "bundle,udt,ebs,lite", value_delimiter = ',')]
-    methods: Vec<String>,
+    /// Methods, separated by commas; each may have a type of instances and counts of its own, as `lite@t3.nano:1+16`
+    #[arg(long, default_value = "bundle:1+16,udt,ebs,lite,lite@t3.nano:1+16", value_delimiter = ',', value_parser = str::parse::<Series>)]
+    methods: Vec<Series>,
     /// Numbers of instances, separated by commas
     #[arg(long, default_value = "1,4,16", value_delimiter = ',')]
     counts: Vec<u64>,
@@ -44,10 +46,34 @@ struct Args {
 
 const APPLIANCE: &str = "compute";
 const KIND: &str = "t3.small";
+/// The type of instances that have a share of a processor, and how much.
+const SHARING: (&str, f64) = ("t3.nano", 0.1);
+
+/// Provisions by one method, of one type of instances.
+#[derive(Debug, Clone)]
+struct Series {
+    method: String,
+    kind: String,
+    /// None: those that hold for all.
+    counts: Option<Vec<u64>>,
+}
+
+impl std::str::FromStr for Series {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, counts) = text.split_once(':').map_or((text, None), |(name, counts)| (name, Some(counts)));
+        let (method, kind) = name.split_once('@').unwrap_or((name, KIND));
+        let counts: Option<Result<Vec<u64>, _>> = counts.map(|all| all.split('+').map(str::parse).collect());
+        let counts = counts.transpose().map_err(|error| format!("{text}: {error}"))?;
+        Ok(Self { method: method.to_owned(), kind: kind.to_owned(), counts })
+    }
+}
 
 /// What one provision took.
 struct Run {
     method: String,
+    kind: String,
     count: u64,
     /// Seconds of the whole command, of what makes the image, of what brings it there, and of the instances.
     whole: f64,
@@ -70,7 +96,7 @@ fn main() -> Result<()> {
     let options = Options {
         boot: true,
         way: Some(args.wan),
-        config: Config { copy_on_write: true, ..Config::aws() },
+        config: Config { copy_on_write: true, processors: [(SHARING.0.to_owned(), SHARING.1)].into(), ..Config::aws() },
         ..Options::default()
     };
     let cloud = Minicloud::start(options)?;
@@ -99,10 +125,10 @@ fn main() -> Result<()> {
     println!("the packages, put into the bucket once: {:.0} s", began.elapsed().as_secs_f64());
     let book = PriceBook::newest(&cloud.config().region).context("no price book")?;
     let mut runs = Vec::new();
-    for method in &args.methods {
-        for count in &args.counts {
-            let run = one(&cloud, &world, &book, method, *count, &ami)?;
-            eprintln!("{} of {}: {:.1} s", run.method, run.count, run.whole);
+    for series in &args.methods {
+        for count in series.counts.as_ref().unwrap_or(&args.counts) {
+            let run = one(&cloud, &world, &book, series, *count, &ami)?;
+            eprintln!("{}, {} instances ({}): {:.1} s", run.method, run.count, run.kind, run.whole);
             runs.push(run);
         }
     }
@@ -113,13 +139,14 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn one(cloud: &Minicloud, world: &World, book: &PriceBook, method: &str, count: u64, ami: &str) -> Result<Run> {
-    let given = match method {
+fn one(cloud: &Minicloud, world: &World, book: &PriceBook, series: &Series, count: u64, ami: &str) -> Result<Run> {
+    let Series { method, kind, .. } = series;
+    let given = match method.as_str() {
         "lite" => vec![format!("ami={ami}")],
         "udt" => vec![format!("receiver={ami}")],
         _ => Vec::new(),
     };
-    let words = [format!("method={method}"), format!("count={count}"), format!("type={KIND}")];
+    let words = [format!("method={method}"), format!("count={count}"), format!("type={kind}")];
     let words: Vec<&str> = std::iter::once(APPLIANCE).chain(words.iter().chain(&given).map(String::as_str)).collect();
     let bill = || cloud.ask("GET", "bill", &Value::Null);
     let known = accuracy(world)?.len();
@@ -127,7 +154,8 @@ fn one(cloud: &Minicloud, world: &World, book: &PriceBook, method: &str, count: 
     let (record, took) = provision(world, &words)?;
     let (after, busy) = (bill()?, busy()? - idle);
     let mut run = Run {
-        method: method.to_owned(),
+        method: method.clone(),
+        kind: kind.clone(),
         count,
         whole: took.as_secs_f64(),
         phases: phases(&record)?,
@@ -243,7 +271,7 @@ fn dollars(before: &Value, after: &Value, book: &PriceBook) -> Result<f64> {
 
 fn table(runs: &[Run]) -> String {
     let mut out = String::from(
-        "| method | instances | time | predicted | build | bring | launch and converge | WAN | cost until converged | processors |\n|---|---|---|---|---|---|---|---|---|---|\n",
+        "| method | instances | type | time | predicted | build | bring | launch and converge | WAN | cost until converged | processors |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let processors = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
     for run in runs {
@@ -253,9 +281,10 @@ fn table(runs: &[Run]) -> String {
         });
         let _ = writeln!(
             out,
-            "| `{}` | {} | {:.1} s | {predicted} | {build:.1} s | {bring:.1} s | {launch:.1} s | {:.1} MB | {:.4} $ | {:.0} s, {:.0} % |",
+            "| `{}` | {} | {} | {:.1} s | {predicted} | {build:.1} s | {bring:.1} s | {launch:.1} s | {:.1} MB | {:.4} $ | {:.0} s, {:.0} % |",
             run.method,
             run.count,
+            run.kind,
             run.whole,
             run.wan_bytes / 1e6,
             run.dollars,
@@ -264,26 +293,27 @@ fn table(runs: &[Run]) -> String {
         );
     }
     if runs.iter().any(|run| run.reconfigured.is_some()) {
-        out.push_str("\n| instances | update-only: an attribute | install-new: Vim |\n|---|---|---|\n");
+        out.push_str("\n| instances | type | update-only: an attribute | install-new: Vim |\n|---|---|---|---|\n");
     }
     for run in runs {
         let Some([update, install]) = run.reconfigured else { continue };
-        let _ = writeln!(out, "| {} | {update:.2} s | {install:.1} s |", run.count);
+        let _ = writeln!(out, "| {} | {} | {update:.2} s | {install:.1} s |", run.count, run.kind);
     }
     out.push('\n');
-    let find = |method: &str, count: u64| runs.iter().find(|run| run.method == method && run.count == count);
-    for run in runs.iter().filter(|run| run.method != "bundle") {
-        if let Some(standard) = find("bundle", run.count) {
+    let find = |method: &str, kind: &str, count: u64| {
+        runs.iter().find(|run| run.method == method && run.kind == kind && run.count == count)
+    };
+    for run in runs.iter().filter(|run| run.method != "bundle" && run.kind == KIND) {
+        if let Some(standard) = find("bundle", KIND, run.count) {
             let less = (1.0 - run.whole / standard.whole) * 100.0;
             let _ = writeln!(out, "`{}`, {} instances: {less:.0} % less time than `bundle`", run.method, run.count);
         }
     }
-    if let (Some(one), Some(many)) = (find("lite", 1), find("lite", 16)) {
-        let _ = writeln!(
-            out,
-            "`lite`: 16 instances take {:+.0} % of the time of one",
-            (many.whole / one.whole - 1.0) * 100.0
-        );
+    for kind in [KIND, SHARING.0] {
+        if let (Some(one), Some(many)) = (find("lite", kind, 1), find("lite", kind, 16)) {
+            let more = (many.whole / one.whole - 1.0) * 100.0;
+            let _ = writeln!(out, "`lite` on {kind}: 16 instances take {more:+.0} % more time than one");
+        }
     }
     out
 }
@@ -325,8 +355,11 @@ fn picture(runs: &[Run]) -> String {
             );
         }
         for (method, colour, dash) in LOOKS {
-            let mut points: Vec<(f64, f64)> =
-                runs.iter().filter(|run| run.method == method).map(|run| (x(run.count), y(value(run)))).collect();
+            let mut points: Vec<(f64, f64)> = runs
+                .iter()
+                .filter(|run| run.method == method && run.kind == KIND)
+                .map(|run| (x(run.count), y(value(run))))
+                .collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             let Some((_, last)) = points.last() else { continue };
             let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();

@@ -48,6 +48,8 @@ pub(crate) struct Boot {
     /// Its other volumes and their names.
     pub(crate) volumes: Vec<(String, Vec<String>)>,
     pub(crate) rules: Vec<Rule>,
+    /// How many thousandths of a processor it has; nothing: as much as there is.
+    pub(crate) thousandths: Option<u32>,
 }
 
 /// What a security group lets in.

@@ -280,6 +280,7 @@ impl Cloud {
             shared,
             volumes,
             rules: rules.clone(),
+            thousandths: self.config.processors.get(i.kind.name).map(|share| (share * 1000.0).round() as u32),
         };
         if let Some(i) = self.instances.get_mut(id) {
             (i.booting, i.filtered) = (true, Some(rules));

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::machines::Ran;
 use super::partitions::Place;
+use super::share::Share;
 use crate::process::{Running, cmd, signal_pid, tail};
 
 /// How long a machine may take to shut down before its plug is pulled.
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Mounts the root, boots it as often as it asks for, and unmounts it.
 const SCRIPT: &str = r#"
+if [ -n "$MC_SHARE" ]; then
+    echo 0 >"$MC_SHARE"
+fi
 if [ -n "$MC_LOWER" ]; then
     mount -o "ro,noload,loop,offset=$MC_OFFSET,sizelimit=$MC_LENGTH" "$MC_LOWER" "$MC_DIR/lower" 2>/dev/null ||
         mount -o "ro,loop,offset=$MC_OFFSET,sizelimit=$MC_LENGTH" "$MC_LOWER" "$MC_DIR/lower"
@@ -49,6 +53,8 @@ pub(super) struct Spec<'a> {
     pub(super) place: Place,
     /// Whether the disk is only read, and changes are kept in the folder.
     pub(super) overlay: bool,
+    /// How many thousandths of a processor it has; nothing: as much as there is.
+    pub(super) thousandths: Option<u32>,
 }
 
 /// A machine that runs, or ran.
@@ -71,6 +77,7 @@ impl Booted {
         for part in ["root", "lower", "upper", "work"] {
             std::fs::create_dir_all(spec.dir.join(part))?;
         }
+        let share = spec.thousandths.map(|thousandths| Share::new(spec.name, thousandths)).transpose()?;
         let console = spec.dir.join("console");
         let begun = File::options().create(true).append(true).open(&console)?.metadata()?.len();
         let command = cmd("setpriv")
@@ -84,6 +91,7 @@ impl Booted {
             .arg(format!("--directory={}", spec.dir.join("root").display()))
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .env("SYSTEMD_NSPAWN_LOCK", "0")
+            .env("MC_SHARE", share.as_ref().map(Share::door).unwrap_or_default())
             .env("MC_DIR", spec.dir)
             .env("MC_DISK", spec.disk)
             .env("MC_LOWER", if spec.overlay { spec.disk.as_os_str() } else { "".as_ref() })
@@ -102,6 +110,7 @@ impl Booted {
             watch(&mut running, &leader_there, &up);
             leader_there.store(0, Ordering::Release);
             running.kill();
+            drop(share);
             done_there.store(true, Ordering::Release);
             over();
         })?;

@@ -11,6 +11,7 @@ mod machines;
 mod net;
 mod nspawn;
 mod partitions;
+mod share;
 mod still;
 mod unbundle;
 

@@ -60,6 +60,7 @@ pub(crate) fn listen_in(namespace: &str, address: SocketAddr) -> Result<TcpListe
 
 /// Removes what clouds left whose process is gone.
 pub(crate) fn sweep() -> Result<()> {
+    super::share::sweep();
     for entry in std::fs::read_dir("/run/netns").into_iter().flatten() {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };

@@ -96,6 +96,7 @@ impl Machines for Nspawn {
             disk: &disk,
             place,
             overlay: boot.shared.is_some(),
+            thousandths: boot.thousandths,
         };
         let devices = Arc::clone(&machine.devices);
         let up = move |root: &std::path::Path| {
