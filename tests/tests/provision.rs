@@ -157,6 +157,7 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
         println!("{} predicted {} took {} s", one["method"], one["predicted"], one["took"]);
     }
 
+    four_and_sixteen_converge_and_are_reconfigured(&cloud, &world, &ami);
     instances_of_a_template_enrol_by_what_they_are(&cloud, &world, &ami);
     // Through S3, as the paper's standard method: the image that the others were made of, as a disk that is imported, and an instance of it.
     let bundled = provision(&world, &["lite", "method=bundle", "count=1", "type=t3.small", "name=bundled"]);
@@ -167,14 +168,71 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
 
     // Nothing is there that nobody owns; and when they go, everything of theirs goes.
     assert_eq!(leaks(&world)["items"], json!([]));
-    for name in [text(&more["name"]), "shipped", "bundled", text(&first["name"])] {
-        rocks(&world, &["cancel", "provision", name, "--yes"]);
-    }
+    cancel(&world, &[text(&more["name"]), "shipped", "bundled", text(&first["name"])]);
     assert_eq!(leaks(&world)["items"], json!([]));
     let bill = cloud.ask("GET", "state", &Value::Null).expect("told");
     println!("{bill}");
     let hosts: Value = serde_json::from_str(&rocks(&world, &["-o", "json", "list", "host"])).expect("json");
     assert_eq!(hosts["items"], json!([]), "hosts are left");
+}
+
+/// Ends provisions, all at once.
+fn cancel(world: &World, names: &[&str]) {
+    for name in names {
+        rocks(world, &["cancel", "provision", name, "wait=no", "--yes"]);
+    }
+    let gone = || {
+        let all: Value = serde_json::from_str(&world.rocks(&[&["-o", "json", "list", "provision"], names].concat())?)?;
+        let all = all["items"].as_array().into_iter().flatten();
+        Ok(all.into_iter().all(|one| one["status"] == "cancelled").then_some(()))
+    };
+    wait_for("the provisions to be ended", Duration::from_secs(240), gone)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", world.frontend_log()));
+}
+
+/// Four that have a token each, sixteen that are launched by one call; then a change of a file alone, and one that brings a package.
+fn four_and_sixteen_converge_and_are_reconfigured(cloud: &Minicloud, world: &World, ami: &str) {
+    let launches = || {
+        let bill = cloud.ask("GET", "bill", &Value::Null).expect("told");
+        bill["requests"]["ec2:RunInstances"].as_u64().unwrap_or(0)
+    };
+    let image = format!("ami={ami}");
+    for (name, count, join, calls) in [("four", "4", "join=token", 4), ("sixteen", "16", "join=identity", 1)] {
+        let (before, clock) = (launches(), Instant::now());
+        let (name_is, count_is) = (format!("name={name}"), format!("count={count}"));
+        let words = ["compute", "method=lite", "type=t3.small", &image, &name_is, &count_is, join];
+        let made = provision(world, &words);
+        assert_eq!(
+            (&made["instances"], &made["trouble"]),
+            (&json!(format!("{count}/{count}")), &Value::Null),
+            "{made}"
+        );
+        assert_eq!(launches() - before, calls);
+        println!("{count} instances: {:.1} s", clock.elapsed().as_secs_f64());
+    }
+    for (name, value) in [("motd", "changed"), ("vim", "true")] {
+        let clock = Instant::now();
+        rocks(world, &["set", "appliance", "attr", "compute", name, value]);
+        rocks(world, &["wait", "host", "compute-*", "timeout=240"]);
+        println!("all of them with {name}: {:.1} s", clock.elapsed().as_secs_f64());
+    }
+    let all: Value =
+        serde_json::from_str(&rocks(world, &["-o", "json", "list", "provision", "sixteen"])).expect("json");
+    let instances = all["items"][0]["found"]["instances"].as_object().expect("instances").clone();
+    for one in instances.values() {
+        let body = json!({"instance": one["id"], "command": ["rpm", "-q", "--whatprovides", "vim-enhanced"]});
+        let told = cloud.ask("POST", "exec", &body).expect("it ran");
+        assert_eq!(told["code"], 0, "{told}");
+    }
+    // What one of them shows lets nobody else in, and no other instance is one of them.
+    let replay = "mkdir -p /tmp/x/etc/rocks-agent && touch /tmp/x/etc/rocks-agent/on-ec2 && rocks-agent --root /tmp/x user-data && \
+                  rocks-agent --root /tmp/x enrol";
+    let first = instances.values().next().expect("one");
+    let body = json!({"instance": first["id"], "command": ["sh", "-c", replay]});
+    let told = cloud.ask("POST", "exec", &body).expect("it ran");
+    assert!(told["code"] != 0 && told.to_string().contains("the instance identity is not accepted"), "{told}");
+    rocks(world, &["set", "appliance", "attr", "compute", "vim", "false"]);
+    cancel(world, &["four", "sixteen"]);
 }
 
 /// The instances of a group that is to have so many of a launch template, some of them ended before. The test is its Auto Scaling.

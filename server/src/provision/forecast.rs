@@ -72,6 +72,14 @@ pub fn site(link: Link, bucket: bool) -> Site {
     Site { link, packages, ..Site::default() }
 }
 
+/// The same, for an order: of a bundle that is registered as it is, as in the paper, nothing is imported.
+#[must_use]
+pub fn site_for(site: Site, order: &Order) -> Site {
+    let registers = order.store().is_some_and(|store| store.end == order::End::Register);
+    let import = site.cloud.import.filter(|_| !registers);
+    Site { cloud: rocks_advise::Cloud { import, ..site.cloud }, ..site }
+}
+
 /// The method as the model calls it.
 #[must_use]
 pub const fn method_of(method: order::Method) -> Method {
@@ -317,6 +325,22 @@ pub(crate) mod tests {
             record.trouble = Some("one host did not converge".to_owned());
             assert_eq!(run_of(&record, &forecast, None, &first), None);
         }
+    }
+
+    #[test]
+    fn a_bundle_that_is_registered_as_it_is_is_not_taken_for_one_that_is_imported() {
+        let imports = |order: &Order| {
+            let ask = ask(order, &known(), None, Software::default());
+            let site = site_for(here(), order);
+            let estimate = estimate(&ask, Method::Bundle, &site, "us-east-1", &History::default()).unwrap();
+            estimate.map(|known| known.phases.iter().any(|one| one.kind == PhaseKind::Import))
+        };
+        let mut order = order(order::Method::Bundle);
+        assert_eq!(imports(&order), Some(true));
+        let store = order.shipment.as_mut().and_then(|shipment| shipment.store.as_mut()).expect("a store");
+        store.end = order::End::Register;
+        // A type without a disk of its own boots no bundle: nothing is predicted.
+        assert_eq!(imports(&order), None);
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Frontend {
     pub async fn predict(&self, order: &Order) -> Result<Predicted, Unknown> {
         let (ask, history, link) = (self.ask(order).await?, self.history().await?, self.link());
         let method = forecast::method_of(order.method);
-        let site = self.place(link);
+        let site = forecast::site_for(self.place(link), order);
         let made = forecast::estimate(&ask, method, &site, &order.region, &history).map_err(|error| broken(&error))?;
         let estimate = made.ok_or_else(|| broken(&format!("the model does not know {method} here")))?;
         Ok(Predicted { forecast: Forecast { ask, link, time: estimate.time }, estimate })

@@ -189,7 +189,8 @@ impl Provisions {
         };
         let history = self.store.history().await?;
         let (method, region) = (forecast::method_of(record.order.method), &record.order.region);
-        let estimate = forecast::estimate(&forecast.ask, method, &self.site.place(forecast.link), region, &history);
+        let site = forecast::site_for(self.site.place(forecast.link), &record.order);
+        let estimate = forecast::estimate(&forecast.ask, method, &site, region, &history);
         let run =
             estimate.ok().flatten().and_then(|estimate| forecast::run_of(record, &forecast, predicted, &estimate));
         match run {

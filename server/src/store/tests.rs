@@ -232,6 +232,48 @@ async fn an_instance_enrols_once_and_a_rule_has_no_more_hosts_than_it_may() {
     assert!(matches!(enrol("i-00000000000000003", 0).await, Err(StoreError::Conflict(_))));
 }
 
+#[tokio::test]
+async fn an_instance_that_a_provision_launched_enrols_once_as_the_host_that_it_is_to_be() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    let (facts, keys) = (rocks_common::wire::Facts::default(), [Digest::of(b"1"), Digest::of(b"2")]);
+    let provision: rocks_common::ids::EnrolmentName = "lite-1".parse().expect("a name");
+    let serial = std::sync::atomic::AtomicU32::new(0);
+    let enrol = async |id: &str, host: &str, key: usize| {
+        let (document, host) = (document(id), host.parse().expect("a name"));
+        let serial = serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
+        let certificate = NewCertificate { serial: &serial, host: &host, not_after: 1000, facts: &facts };
+        let new = NewInstance { document: &document, rule: &provision, key: &keys[key], arch: "x86_64" };
+        store.enrol_member(&new, &certificate, 100).await
+    };
+    // Without the host nothing is noted.
+    let missing = enrol("i-00000000000000001", "lite-0-0", 1).await;
+    assert!(matches!(missing, Err(StoreError::Missing { kind: "host", .. })), "{missing:?}");
+    store.add_host(&host("lite-0-0", "lite")).await.expect("added");
+    let both = futures_util::future::join(
+        enrol("i-00000000000000001", "lite-0-0", 0),
+        enrol("i-00000000000000001", "lite-0-0", 1),
+    );
+    let both = both.await;
+    assert!(both.0.is_ok() && matches!(both.1, Err(StoreError::Conflict(_))), "{both:?}");
+    enrol("i-00000000000000001", "lite-0-0", 0).await.expect("it did not hear the answer");
+    assert_eq!(store.host(&"lite-0-0".parse().expect("a name")).await.expect("a host").enrolled, Some(100));
+    // The provision sees to the end of its hosts: they are none that a rule let in, and no rule lets the instance in either.
+    assert!(store.enrolled().await.expect("read").is_empty());
+    store.add_enrolment(&rule("web", None)).await.expect("added");
+    let (document, name) = (document("i-00000000000000001"), "i-00000000000000001".parse().expect("a name"));
+    let web = "web".parse().expect("a name");
+    let new = NewInstance { document: &document, rule: &web, key: &keys[0], arch: "x86_64" };
+    let certificate = NewCertificate { serial: "other", host: &name, not_after: 1000, facts: &facts };
+    assert!(matches!(store.enrol_instance(&new, &certificate, 100).await, Err(StoreError::Conflict(_))));
+    // It is remembered for as long as its document could be shown.
+    let other = "i-00000000000000009".parse().expect("an id");
+    store.end_instance(&other, 100 + 86_400).await.expect("noted");
+    assert!(matches!(enrol("i-00000000000000001", "lite-0-0", 1).await, Err(StoreError::Conflict(_))));
+    store.end_instance(&other, 100 + 3 * 86_400).await.expect("noted");
+    enrol("i-00000000000000001", "lite-0-0", 1).await.expect("it is forgotten");
+}
+
 /// A rollout of hosts `a` and `b` of appliance `lite` from one kickstart to another, the first of which is released.
 fn rollout(number: i64, own: i64) -> Rollout {
     struct All;

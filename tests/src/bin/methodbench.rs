@@ -2,8 +2,8 @@
 //!
 //! The same appliance (compute, with Java) is provisioned by each method with each number of instances; times are of the whole command,
 //! until all instances have converged. Costs are what the cloud's bill says was held and asked for in that time, by the newest price book.
-//! All instances share this machine's processors, which sixteen that install something keep busy; those of type `t3.nano` have a tenth of one each, as
-//! on EC2 in the long run (5 % of two), so that what one takes can be held against what sixteen take.
+//! All instances share this machine's processors, which sixteen that install something keep busy; those of type `t3.nano` have a twentieth of one
+//! each and no more, so that what one takes can be held against what sixteen take.
 //! Packages lie in a bucket of the cloud, as with any frontend that has one. The instances of `lite` are then reconfigured: update-only (an attribute) and install-new (Vim), from the command until all have converged.
 //! Needs root and binaries with AWS.
 
@@ -47,7 +47,7 @@ struct Args {
 const APPLIANCE: &str = "compute";
 const KIND: &str = "t3.small";
 /// The type of instances that have a share of a processor, and how much.
-const SHARING: (&str, f64) = ("t3.nano", 0.1);
+const SHARING: (&str, f64) = ("t3.nano", 0.05);
 
 /// Provisions by one method, of one type of instances.
 #[derive(Debug, Clone)]
