@@ -14,7 +14,7 @@ use crate::cloud::{
 use crate::engine::{Site, SiteError, StepError, Work};
 use crate::ids::{AmiId, InstanceId, SnapshotId, VolumeId};
 use crate::objects::Objects;
-use crate::order::{End, Join, Shipment};
+use crate::order::{End, Join, Order, Shipment};
 use crate::plan::Step;
 use crate::record::{Launched, Record};
 use crate::retry::{Wait, insist, until};
@@ -370,8 +370,8 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     }
 
     async fn launch(&self) -> Result<(), StepError> {
-        let hosts = self.record().order.hosts;
-        if self.record().order.join == Join::Identity {
+        let Order { hosts, join, .. } = self.record().order;
+        if join == Join::Identity {
             // The same groups each time: what a group is called is how the cloud knows it again.
             for (nth, group) in hosts.chunks(TOGETHER).enumerate() {
                 self.launch_together(nth, group).await?;
@@ -397,12 +397,8 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             return Ok(());
         }
         let user_data = self.site.members(&record, hosts).await?;
-        let launch = Launch {
-            token: record.id.token(&format!("{MEMBERS}.{nth}")),
-            count: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
-            tags: record.tags(MEMBERS),
-            ..self.launch_of(&record, user_data).await?
-        };
+        let one = self.launch_of(&record, &format!("{MEMBERS}.{nth}"), MEMBERS, user_data).await?;
+        let launch = Launch { count: u32::try_from(hosts.len()).unwrap_or(u32::MAX), ..one };
         let mut ids = insist(Wait::Settling, || self.cloud.launch(&launch)).await?;
         ids.sort();
         self.note(|record| {
@@ -420,12 +416,8 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         }
         let attempt = record.found.launches.get(host).copied().unwrap_or(0);
         let user_data = self.site.member(&record, host).await?;
-        let launch = Launch {
-            // Another one for each attempt: the same would give the instance that has ended.
-            token: record.id.token(&format!("{host}.{attempt}")),
-            tags: record.tags(host.as_str()),
-            ..self.launch_of(&record, user_data).await?
-        };
+        // Another token for each attempt: the same would give the instance that has ended.
+        let launch = self.launch_of(&record, &format!("{host}.{attempt}"), host.as_str(), user_data).await?;
         let id = self.launched(&launch).await?;
         self.note(|record| {
             record.found.instances.insert(host.clone(), Launched::new(id));
@@ -433,14 +425,20 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         .await
     }
 
-    /// One instance of the order, but for what tells it from others.
-    async fn launch_of(&self, record: &Record, user_data: String) -> Result<Launch, StepError> {
+    /// One instance of the order; `token` and `role` tell it from others.
+    async fn launch_of(
+        &self,
+        record: &Record,
+        token: &str,
+        role: &str,
+        user_data: String,
+    ) -> Result<Launch, StepError> {
         let order = &record.order;
         let ami = record.found.ami.clone().ok_or_else(|| lacks("image"))?;
         let wait = if order.ami.is_some() { Wait::Nothing } else { Wait::Settling };
         let subnet = insist(Wait::Nothing, || self.cloud.subnet(order.subnet.as_ref())).await?;
         Ok(Launch {
-            token: String::new(),
+            token: record.id.token(token),
             count: 1,
             root_device: self.image_of(&ami, wait).await?.root_device,
             image: ami,
@@ -451,7 +449,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             key: order.key.clone(),
             spot: order.spot,
             root_gib: None,
-            tags: record.tags(MEMBERS),
+            tags: record.tags(role),
         })
     }
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use rocks_common::ids::{Digest, EnrolmentName, HostName};
 use rocks_provision::ids::{InstanceId, ProvisionId};
 use serde::Serialize;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::{NewCertificate, Store, StoreError, name, some, unique};
 use crate::identity::{Document, LONGEST_AGE, Rule};
@@ -33,6 +33,37 @@ pub struct NewInstance<'n> {
     pub key: &'n Digest,
     /// Its architecture, as rpm calls it.
     pub arch: &'n str,
+}
+
+impl NewInstance<'_> {
+    /// Takes note that it enrols. Gives whether it is the first time; if not, it must have been with the same key and as `host`.
+    async fn note(
+        &self,
+        work: &mut SqliteConnection,
+        host: Option<&str>,
+        ended: Option<i64>,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let (instance, key) = (self.document.instance_id.as_str(), self.key.to_string());
+        let sql = "insert into enrolled (instance, enrolment, account, region, key, enrolled, ended) values (?, ?, ?, ?, ?, ?, ?)
+                   on conflict (instance) do nothing";
+        let query = sqlx::query(sql)
+            .bind(instance)
+            .bind(self.rule.as_str())
+            .bind(self.document.account_id.as_str())
+            .bind(&self.document.region)
+            .bind(&key)
+            .bind(now)
+            .bind(ended);
+        if query.execute(&mut *work).await?.rows_affected() > 0 {
+            return Ok(true);
+        }
+        let query = sqlx::query("select 1 from enrolled where instance = ? and host is ? and key = ?");
+        match query.bind(instance).bind(host).bind(&key).fetch_optional(&mut *work).await? {
+            Some(_) => Ok(false),
+            None => Err(StoreError::Conflict(format!("instance `{instance}` has enrolled before"))),
+        }
+    }
 }
 
 fn valid<T: std::str::FromStr>(text: &str) -> Result<T, StoreError> {
@@ -114,16 +145,7 @@ impl Store {
         let (instance, host) = (new.document.instance_id.as_str(), certificate.host.as_str());
         let mut work = self.pool.begin().await?;
         // Written first: from here on nobody else counts, or enrols the same.
-        let sql = "insert into enrolled (instance, enrolment, account, region, key, enrolled) values (?, ?, ?, ?, ?, ?)
-                   on conflict (instance) do nothing";
-        let query = sqlx::query(sql)
-            .bind(instance)
-            .bind(new.rule.as_str())
-            .bind(new.document.account_id.as_str())
-            .bind(&new.document.region)
-            .bind(new.key.to_string())
-            .bind(now);
-        let is_new = query.execute(&mut *work).await?.rows_affected() > 0;
+        let is_new = new.note(&mut work, Some(host), None, now).await?;
         if is_new {
             let row = sqlx::query("select appliance, count from enrolment where name = ?").bind(new.rule.as_str());
             let row = row.fetch_optional(&mut *work).await?;
@@ -139,12 +161,6 @@ impl Store {
             unique(query.execute(&mut *work).await, "host", host)?;
             let query = sqlx::query("update enrolled set host = ? where instance = ?").bind(host).bind(instance);
             query.execute(&mut *work).await?;
-        } else {
-            let query = sqlx::query("select 1 from enrolled where instance = ? and host = ? and key = ?");
-            let same = query.bind(instance).bind(host).bind(new.key.to_string()).fetch_optional(&mut *work).await?;
-            if same.is_none() {
-                return Err(StoreError::Conflict(format!("instance `{instance}` has enrolled before")));
-            }
         }
         certificate.note(&mut work, now).await?;
         work.commit().await?;
@@ -164,26 +180,10 @@ impl Store {
         certificate: &NewCertificate<'_>,
         now: i64,
     ) -> Result<(), StoreError> {
-        let instance = new.document.instance_id.as_str();
         let mut work = self.pool.begin().await?;
         // Its provision sees to the end of its host, so that none is named here. That it ends this moment means that what is known of it
         // here is forgotten when its document is of no use any more.
-        let sql = "insert into enrolled (instance, enrolment, account, region, key, enrolled, ended) values (?, ?, ?, ?, ?, ?, ?)
-                   on conflict (instance) do nothing";
-        let query = sqlx::query(sql)
-            .bind(instance)
-            .bind(new.rule.as_str())
-            .bind(new.document.account_id.as_str())
-            .bind(&new.document.region)
-            .bind(new.key.to_string())
-            .bind(now)
-            .bind(now);
-        if query.execute(&mut *work).await?.rows_affected() == 0 {
-            let query = sqlx::query("select 1 from enrolled where instance = ? and host is null and key = ?");
-            if query.bind(instance).bind(new.key.to_string()).fetch_optional(&mut *work).await?.is_none() {
-                return Err(StoreError::Conflict(format!("instance `{instance}` has enrolled before")));
-            }
-        }
+        new.note(&mut work, None, Some(now), now).await?;
         certificate.note(&mut work, now).await?;
         work.commit().await?;
         Ok(())
