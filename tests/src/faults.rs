@@ -129,23 +129,33 @@ impl World {
         Ok(())
     }
 
-    /// The published file of `package`, or of the metadata called `package`, in the frontend's mirror.
+    /// The file that the frontend's mirror publishes of `what`: a package (`fault-b`), or one of the metadata (`primary.xml`).
+    ///
+    /// Metadata of earlier generations lies beside what is published for a while, each with its own `repomd.xml`: what
+    /// counts is what the one of that very name says.
     ///
     /// # Errors
-    /// It is not there.
-    pub fn published(&self, package: &str) -> Result<PathBuf> {
-        let mut todo = vec![self.state().join("mirror/rocks-dist")];
+    /// It is not published.
+    pub fn published(&self, what: &str) -> Result<PathBuf> {
+        let repo = self.state().join("mirror/rocks-dist").join(std::env::consts::ARCH);
+        if what.ends_with(".xml") {
+            let repomd = std::fs::read_to_string(repo.join("repodata/repomd.xml"))?;
+            let mut named = repomd.split('"').filter(|word| word.starts_with("repodata/"));
+            let href = named.find(|href| href.contains(what)).with_context(|| format!("no {what} in {repomd}"))?;
+            return Ok(repo.join(href));
+        }
+        let mut todo = vec![repo.join("Packages")];
         while let Some(folder) = todo.pop() {
             for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
                 let path = entry?.path();
                 if path.is_dir() {
                     todo.push(path);
-                } else if path.file_name().is_some_and(|name| name.to_string_lossy().contains(package)) {
+                } else if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{what}-"))) {
                     return Ok(path);
                 }
             }
         }
-        anyhow::bail!("{package} is not published")
+        anyhow::bail!("{what} is not published")
     }
 }
 
