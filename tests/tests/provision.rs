@@ -225,14 +225,19 @@ fn four_and_sixteen_converge_and_are_reconfigured(cloud: &Minicloud, world: &Wor
         assert_eq!(told["code"], 0, "{told}");
     }
     // What one of them shows lets nobody else in, and no other instance is one of them.
-    let replay = "mkdir -p /tmp/x/etc/rocks-agent && touch /tmp/x/etc/rocks-agent/on-ec2 && rocks-agent --root /tmp/x user-data && \
-                  rocks-agent --root /tmp/x enrol";
     let first = instances.values().next().expect("one");
-    let body = json!({"instance": first["id"], "command": ["sh", "-c", replay]});
-    let told = cloud.ask("POST", "exec", &body).expect("it ran");
-    assert!(told["code"] != 0 && told.to_string().contains("the instance identity is not accepted"), "{told}");
+    its_identity_is_not_taken_again(cloud, text(&first["id"]));
     rocks(world, &["set", "appliance", "attr", "compute", "vim", "false"]);
     cancel(world, &["four", "sixteen"]);
+}
+
+/// Somebody else on an instance that has enrolled shows the metadata service's document once more.
+fn its_identity_is_not_taken_again(cloud: &Minicloud, instance: &str) {
+    let replay = "mkdir -p /tmp/x/etc/rocks-agent && touch /tmp/x/etc/rocks-agent/on-ec2 && rocks-agent --root /tmp/x user-data && \
+                  rocks-agent --root /tmp/x enrol";
+    let body = json!({"instance": instance, "command": ["sh", "-c", replay]});
+    let told = cloud.ask("POST", "exec", &body).expect("it ran");
+    assert!(told["code"] != 0 && told.to_string().contains("the instance identity is not accepted"), "{told}");
 }
 
 /// The instances of a group that is to have so many of a launch template, some of them ended before. The test is its Auto Scaling.
@@ -266,11 +271,7 @@ fn instances_of_a_template_enrol_by_what_they_are(cloud: &Minicloud, world: &Wor
         assert_eq!((&host["appliance"], &host["enrolment"]), (&json!("compute"), &json!("group")), "{host}");
     }
     // Whoever gets at the metadata service of an instance shows the same document, and is somebody else.
-    let replay = "mkdir -p /tmp/x/etc/rocks-agent && touch /tmp/x/etc/rocks-agent/on-ec2 && rocks-agent --root /tmp/x user-data && \
-                  rocks-agent --root /tmp/x enrol";
-    let body = json!({"instance": ids[1], "command": ["sh", "-c", replay]});
-    let told = cloud.ask("POST", "exec", &body).expect("it ran");
-    assert!(told["code"] != 0 && told.to_string().contains("the instance identity is not accepted"), "{told}");
+    its_identity_is_not_taken_again(cloud, &ids[1]);
     // The group replaces one: its host expires, and the next is a host of its own.
     let next = group(cloud, &template, 2, &[&ids[0]]);
     let new = next.iter().find(|id| !ids.contains(id)).expect("a new one");

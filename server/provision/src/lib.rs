@@ -17,6 +17,7 @@ pub mod cloud;
 pub mod engine;
 pub mod iam;
 pub mod ids;
+mod instances;
 pub mod objects;
 pub mod order;
 pub mod plan;
