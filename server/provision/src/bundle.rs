@@ -20,7 +20,7 @@ const IMPORT: Duration = Duration::from_secs(6 * 3600);
 const DISK: &str = "disk.vmdk";
 
 fn site(what: String) -> StepError {
-    StepError::Site(SiteError { what, hint: None })
+    SiteError::new(what).into()
 }
 
 fn key(record: &Record, name: &str) -> Result<ObjectKey, StepError> {
@@ -159,7 +159,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             Some(id) => id,
             None => {
                 let new = NewImport {
-                    token: record.id.token("import"),
+                    token: record.token("import"),
                     bucket: store.bucket.clone(),
                     key: key(&record, DISK)?,
                     role: store.role.clone(),

@@ -30,6 +30,29 @@ pub struct SiteError {
     pub what: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// Whether it passes by itself, as when the store is busy: then nothing is decided, and it is tried again.
+    pub passes: bool,
+}
+
+impl SiteError {
+    /// One that does not pass, without a hint.
+    #[must_use]
+    pub fn new(what: impl std::fmt::Display) -> Self {
+        Self { what: what.to_string(), hint: None, passes: false }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint;
+        self
+    }
+
+    /// One that passes.
+    #[must_use]
+    pub fn passing(what: impl std::fmt::Display) -> Self {
+        Self { passes: true, ..Self::new(what) }
+    }
 }
 
 /// Why a step failed.
@@ -38,10 +61,16 @@ pub(crate) enum StepError {
     #[error(transparent)]
     Cloud(#[from] CloudError),
     #[error(transparent)]
-    Site(#[from] SiteError),
-    /// The record cannot be kept: nothing more may be done.
+    Site(SiteError),
+    /// The frontend's own memory does not answer: nothing more may be done.
     #[error("{0}")]
     Keep(SiteError),
+}
+
+impl From<SiteError> for StepError {
+    fn from(error: SiteError) -> Self {
+        if error.passes { Self::Keep(error) } else { Self::Site(error) }
+    }
 }
 
 /// What came of a shipment.
@@ -55,6 +84,8 @@ pub struct Shipped {
 
 /// The blocks of an image that a snapshot lacks.
 pub trait Blocks: Send + Sync {
+    /// The digest of the image.
+    fn digest(&self) -> &str;
     /// Their numbers, ascending; a block has 512 KiB.
     fn indices(&self) -> &[u32];
     /// Reads one, filled up with zeros at the image's end.
@@ -204,7 +235,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 /// Carries a provision out, to its end or to that of everything that it made. `cancel` becoming true ends it.
 ///
 /// # Errors
-/// The record could not be kept. Nothing more was done then; run it again when it can.
+/// The frontend's own memory did not answer. Nothing more was done then; run it again when it does.
 pub async fn run<C: Cloud + Objects, S: Site>(
     cloud: &C,
     site: &S,
@@ -217,7 +248,7 @@ pub async fn run<C: Cloud + Objects, S: Site>(
     if work.record().status == Status::Running {
         let ended = tokio::select! {
             result = work.all() => match result {
-                Ok(()) => work.finish().await,
+                Ok(()) => work.finish().await.map_err(|error| (None, error)),
                 Err((step, error)) => Err((step, error)),
             }.map_err(Some),
             () = told(cancel) => Err(None),
@@ -247,7 +278,7 @@ pub async fn run<C: Cloud + Objects, S: Site>(
 }
 
 fn kept(error: &StepError) -> SiteError {
-    SiteError { what: error.to_string(), hint: None }
+    SiteError::passing(error)
 }
 
 impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
@@ -260,14 +291,22 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         self.note(change).await.map_err(|error| kept(&error))
     }
 
-    /// Removes what was made twice, because an answer was lost, and what serves no more.
-    async fn finish(&self) -> Result<(), (Option<Step>, StepError)> {
+    /// Removes what was made twice, because an answer was lost, and what serves no more. What cannot be removed is told: it is a leak,
+    /// and no reason to end what was asked for.
+    async fn finish(&self) -> Result<(), StepError> {
         let mut record = self.record();
         record.status = Status::Done;
-        let left = undo::tidy(self.cloud, &record).await.map_err(|error| (None, error.into()))?;
-        for resource in left {
-            tracing::info!(%resource, "removed: it was made twice");
+        match undo::tidy(self.cloud, &record).await {
+            Ok(left) => {
+                for resource in left {
+                    tracing::info!(%resource, "removed: it was made twice");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let trouble = format!("not all that serves no more could be removed (`rocks list leak`): {error}");
+                self.note(|record| record.trouble = Some(trouble)).await
+            }
         }
-        Ok(())
     }
 }

@@ -125,15 +125,6 @@ text_type! {
     ProvisionId, InvalidId
 }
 
-impl ProvisionId {
-    /// A token for one call of this provision: the same call with the same token is carried out once, whoever repeats it.
-    /// At most 64 characters, as EC2 wants.
-    #[must_use]
-    pub fn token(&self, what: &str) -> String {
-        format!("{}/{what}", self.0)
-    }
-}
-
 impl FromStr for ProvisionId {
     type Err = InvalidId;
 
@@ -162,6 +153,5 @@ mod tests {
         assert_eq!(error, "`i-1` is no instance: it should look like i-0123456789abcdef0");
         assert!("123456789012".parse::<AccountId>().is_ok() && "12345678901x".parse::<AccountId>().is_err());
         assert!("Compute".parse::<ProvisionId>().is_err() && "-x".parse::<ProvisionId>().is_err());
-        assert_eq!("compute-1".parse::<ProvisionId>().expect("one").token("volume"), "compute-1/volume");
     }
 }

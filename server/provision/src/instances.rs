@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use rocks_common::ids::HostName;
+use tokio::time::{Instant, sleep};
 
 use crate::cloud::{Cloud, CloudError, Instance, InstanceState, Launch};
 use crate::engine::{Site, StepError, Work};
@@ -12,11 +13,13 @@ use crate::ids::{AmiId, InstanceId, SubnetId};
 use crate::objects::Objects;
 use crate::order::{Join, Order};
 use crate::record::{Launched, Record};
-use crate::retry::{Wait, insist, until};
+use crate::retry::{Pause, Wait, insist, too_long};
 use crate::steps::{BOOT, EVERY, ended, lacks};
 
 /// How long instances may take to become what they should be.
 const CONVERGE: Duration = Duration::from_secs(1800);
+/// How often it is looked which hosts have converged: that is known here.
+const SOON: Duration = Duration::from_millis(500);
 /// Instances that are launched at the same time.
 const LAUNCHES: usize = 16;
 /// How often an instance may end before it has converged.
@@ -29,22 +32,40 @@ const TOGETHER: usize = 100;
 impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     pub(crate) async fn launch(&self) -> Result<(), StepError> {
         let Order { hosts, join, .. } = self.record().order;
-        let ground = self.ground().await?;
         if join == Join::Identity {
+            let ground = self.ground().await?;
             // The same groups each time: what a group is called is how the cloud knows it again.
             for (nth, group) in hosts.chunks(TOGETHER).enumerate() {
                 self.launch_together(&ground, nth, group).await?;
             }
         }
-        stream::iter(hosts.iter().map(|host| self.launch_one(&ground, host)))
-            .buffer_unordered(LAUNCHES)
-            .try_collect::<Vec<()>>()
-            .await?;
-        until("not all instances run", EVERY, BOOT, || async {
-            let seen = self.look().await.map_err(step_cloud)?;
-            Ok(seen.values().all(|state| *state == InstanceState::Running).then_some(()))
-        })
-        .await?;
+        self.launch_lacking().await?;
+        let (began, mut pause) = (Instant::now(), Pause::up_to(EVERY));
+        loop {
+            let Seen { all_run, given_up } = self.look().await?;
+            if let Some((_, why)) = given_up.into_iter().next() {
+                return Err(why.into());
+            }
+            if all_run {
+                return Ok(());
+            }
+            if began.elapsed() >= BOOT {
+                return Err(too_long("not all instances run", BOOT).into());
+            }
+            pause.pass().await;
+        }
+    }
+
+    /// Launches an instance for each host that has none.
+    async fn launch_lacking(&self) -> Result<(), StepError> {
+        let Record { order, found, .. } = self.record();
+        let lacking: Vec<&HostName> = order.hosts.iter().filter(|host| !found.instances.contains_key(*host)).collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let ground = self.ground().await?;
+        let launches = lacking.into_iter().map(|host| self.launch_one(&ground, host));
+        stream::iter(launches).buffer_unordered(LAUNCHES).try_collect::<Vec<()>>().await?;
         Ok(())
     }
 
@@ -100,22 +121,21 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         ids.pop().ok_or_else(|| CloudError::Unclear("no instance was launched".to_owned()).into())
     }
 
-    /// How the instances are. One that has ended before it was what it should be is launched anew.
-    async fn look(&self) -> Result<BTreeMap<HostName, InstanceState>, StepError> {
+    /// Looks how the instances are. One that has ended before it was what it should be is launched anew, but not for ever.
+    async fn look(&self) -> Result<Seen, StepError> {
         let record = self.record();
         let ids: Vec<InstanceId> = record.found.instances.values().map(|one| one.id.clone()).collect();
         let seen = insist(Wait::Settling, || self.cloud.instances(&ids)).await?;
         let seen: BTreeMap<&InstanceId, &Instance> = seen.iter().map(|one| (&one.id, one)).collect();
-        let mut states = BTreeMap::new();
-        let mut again = Vec::new();
-        let mut news = Vec::new();
+        let (mut all_run, mut given_up) = (true, Vec::new());
+        let (mut again, mut news) = (Vec::new(), Vec::new());
         for (host, launched) in &record.found.instances {
             let Some(now) = seen.get(&launched.id) else {
                 // Not known everywhere yet.
-                states.insert(host.clone(), launched.state);
+                all_run &= launched.state == InstanceState::Running;
                 continue;
             };
-            states.insert(host.clone(), now.state);
+            all_run &= now.state == InstanceState::Running;
             let address = if record.order.inside { now.private } else { now.public.or(now.private) };
             if now.state != launched.state || address != launched.address {
                 news.push((host.clone(), now.state, address));
@@ -123,7 +143,8 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             if !now.state.is_alive() && launched.converged.is_none() {
                 let tries = record.found.launches.get(host).copied().unwrap_or(0) + 1;
                 if tries >= TRIES {
-                    return Err(ended(now).into());
+                    given_up.push((host.clone(), ended(now)));
+                    continue;
                 }
                 tracing::warn!(%host, reason = now.reason.as_deref().unwrap_or_default(), "its instance ended; another is launched");
                 again.push((host.clone(), tries));
@@ -143,30 +164,26 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             })
             .await?;
         }
-        if !again.is_empty() {
-            let ground = self.ground().await?;
-            for (host, _) in again {
-                self.launch_one(&ground, &host).await?;
-                states.insert(host, InstanceState::Pending);
-            }
-        }
-        Ok(states)
+        self.launch_lacking().await?;
+        Ok(Seen { all_run, given_up })
     }
 
+    /// Waits until all hosts have reported that they are what they should be, or no more can be hoped for. From here on nothing ends the
+    /// provision: what cannot be had for one instance is told, and is no reason to end the others.
     pub(crate) async fn converge(&self) -> Result<(), StepError> {
-        let began = tokio::time::Instant::now();
-        let hosts = self.record().order.hosts;
+        let began = Instant::now();
+        let mut looked: Option<Instant> = None;
+        let mut lost = Vec::new();
+        let mut trouble = None;
         loop {
-            let there = self.site.converged(&hosts).await?;
+            let Record { order, found, .. } = self.record();
+            let is_open = |host: &&HostName| found.instances.get(*host).is_none_or(|one| one.converged.is_none());
+            let open: Vec<HostName> = order.hosts.iter().filter(is_open).cloned().collect();
+            let there = self.site.converged(&open).await?;
             let now = self.site.now();
-            let known = self.record().found.instances;
-            let news: Vec<&HostName> = there
-                .iter()
-                .filter(|host| known.get(*host).is_some_and(|launched| launched.converged.is_none()))
-                .collect();
-            if !news.is_empty() {
+            if !there.is_empty() {
                 self.note(|record| {
-                    for host in news {
+                    for host in &there {
                         if let Some(launched) = record.found.instances.get_mut(host) {
                             launched.converged = Some(now);
                         }
@@ -174,21 +191,42 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
                 })
                 .await?;
             }
-            let left: Vec<&HostName> = hosts.iter().filter(|host| !there.contains(host)).collect();
-            if left.is_empty() {
-                self.look().await?;
-                return Ok(());
+            let left: Vec<&HostName> = open.iter().filter(|host| !there.contains(host)).collect();
+            // The frontend knows at once what it is told; the cloud is asked now and then, and once at the end.
+            if left.is_empty() || looked.is_none_or(|looked| looked.elapsed() >= EVERY) {
+                match self.look().await {
+                    Ok(seen) => (lost, trouble) = (seen.given_up, None),
+                    Err(StepError::Cloud(error)) => {
+                        tracing::warn!("instances cannot be looked at, or not be replaced: {error}");
+                        trouble = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+                looked = Some(Instant::now());
             }
-            if began.elapsed() >= CONVERGE {
+            if left.is_empty() {
+                return self.note(|record| record.trouble = None).await;
+            }
+            let is_lost = |host: &&&HostName| lost.iter().any(|(gone, _)| gone == **host);
+            if began.elapsed() >= CONVERGE || left.iter().all(|host| is_lost(&host)) {
                 // The others are what they should be, and these can be looked at.
                 let names: Vec<&str> = left.iter().take(10).map(|host| host.as_str()).collect();
-                let trouble = format!("{} hosts have not converged: {}", left.len(), names.join(", "));
+                let why = lost.first().map(|(_, why)| why).or(trouble.as_ref());
+                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+                let trouble = format!("{} hosts have not converged: {}{why}", left.len(), names.join(", "));
                 return self.note(|record| record.trouble = Some(trouble)).await;
             }
-            self.look().await?;
-            tokio::time::sleep(EVERY).await;
+            sleep(SOON).await;
         }
     }
+}
+
+/// How instances are.
+struct Seen {
+    /// Whether all of them run.
+    all_run: bool,
+    /// Hosts whose instances ended too often, each with how the last one did.
+    given_up: Vec<(HostName, CloudError)>,
 }
 
 /// What instances are launched of and where: asked once for all that are launched.
@@ -203,7 +241,7 @@ impl Ground {
     fn launch(&self, record: &Record, token: &str, role: &str, user_data: String) -> Launch {
         let order = &record.order;
         Launch {
-            token: record.id.token(token),
+            token: record.token(token),
             count: 1,
             image: self.image.clone(),
             root_device: self.root_device.clone(),
@@ -215,15 +253,6 @@ impl Ground {
             spot: order.spot,
             root_gib: None,
             tags: record.tags(role),
-        }
-    }
-}
-
-fn step_cloud(error: StepError) -> CloudError {
-    match error {
-        StepError::Cloud(error) => error,
-        StepError::Site(error) | StepError::Keep(error) => {
-            CloudError::Refused { code: "Frontend".to_owned(), message: error.what }
         }
     }
 }

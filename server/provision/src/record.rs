@@ -179,6 +179,19 @@ impl Record {
         Tags { site: self.site.clone(), provision: self.id.clone(), role: role.into() }
     }
 
+    /// Names one thing of this provision, and of no other that had its name before it: EC2 remembers what a token was used for when
+    /// the provision is long forgotten. As a token for a call, the call is carried out once, whoever repeats it.
+    #[must_use]
+    pub fn token(&self, what: &str) -> String {
+        format!("{}/{what}", self.unique())
+    }
+
+    /// The name, with what tells it from that of an earlier provision: a name for files, too.
+    #[must_use]
+    pub fn unique(&self) -> String {
+        format!("{}.{:x}", self.id, self.began.as_millisecond())
+    }
+
     /// Whether a step is done; one that is not part of it is.
     #[must_use]
     pub fn is_done(&self, step: Step) -> bool {

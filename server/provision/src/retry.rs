@@ -70,6 +70,23 @@ pub async fn insist<T, F: Future<Output = Answer<T>>>(wait: Wait, mut call: impl
 /// The first pause of whoever asks until there is an answer: most of what is waited for takes seconds.
 const SOONEST: Duration = Duration::from_millis(500);
 
+/// Pauses of whoever asks until there is an answer: short at first, and then as long as they may be.
+pub(crate) struct Pause {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self { next: SOONEST.min(longest), longest }
+    }
+
+    pub(crate) async fn pass(&mut self) {
+        sleep(self.next).await;
+        self.next = (self.next * 5 / 4).min(self.longest);
+    }
+}
+
 /// Asks until there is an answer. `every`: how often, after it was asked more often at first; `patience`: for how long.
 ///
 /// # Errors
@@ -80,15 +97,19 @@ pub async fn until<T, F: Future<Output = Answer<Option<T>>>>(
     patience: Duration,
     mut ask: impl FnMut() -> F,
 ) -> Answer<T> {
-    let (began, mut pause) = (Instant::now(), SOONEST.min(every));
+    let (began, mut pause) = (Instant::now(), Pause::up_to(every));
     loop {
         if let Some(value) = insist(Wait::Settling, &mut ask).await? {
             return Ok(value);
         }
         if began.elapsed() >= patience {
-            return Err(CloudError::State(format!("{what}: not within {} minutes", patience.as_secs() / 60)));
+            return Err(too_long(what, patience));
         }
-        sleep(pause).await;
-        pause = (pause * 5 / 4).min(every);
+        pause.pass().await;
     }
+}
+
+/// It did not come to be in time.
+pub(crate) fn too_long(what: &str, patience: Duration) -> CloudError {
+    CloudError::State(format!("{what}: not within {} minutes", patience.as_secs() / 60))
 }

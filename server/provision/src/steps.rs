@@ -40,7 +40,7 @@ pub(crate) const IMAGE: &str = "image";
 
 /// Something that an earlier step should have left.
 pub(crate) fn lacks(what: &str) -> StepError {
-    StepError::Site(SiteError { what: format!("the record has no {what}"), hint: None })
+    SiteError::new(format!("the record has no {what}")).into()
 }
 
 impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
@@ -85,7 +85,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         let (record, shipment) = (self.record(), self.shipment().await?);
         let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
         let new = NewVolume {
-            token: record.id.token("volume"),
+            token: record.token("volume"),
             gib: shipment.gib,
             zone: subnet.zone,
             encrypted: record.order.encrypted,
@@ -131,7 +131,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             record.found.group.clone().zip(record.found.volume.clone()).ok_or_else(|| lacks("volume"))?;
         let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
         let launch = Launch {
-            token: record.id.token(RECEIVER),
+            token: record.token(RECEIVER),
             count: 1,
             root_device: self.image_of(&image, Wait::Nothing).await?.root_device,
             image,
@@ -278,7 +278,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     async fn blocks(&self) -> Result<(), StepError> {
         let (record, shipment) = (self.record(), self.shipment().await?);
         let new = NewSnapshot {
-            token: record.id.token("snapshot"),
+            token: record.token("snapshot"),
             gib: shipment.gib,
             parent: shipment.parent,
             encrypted: record.order.encrypted,
@@ -292,6 +292,15 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             return Ok(());
         }
         let blocks = self.site.blocks(&record.order).await?;
+        match &record.found.digest {
+            // Half of one image and half of another boots as neither.
+            Some(begun) if begun != blocks.digest() => {
+                let what = "the image is another than when its blocks began to be written";
+                return Err(SiteError::new(what).hint(Some("provision anew".to_owned())).into());
+            }
+            Some(_) => {}
+            None => self.note(|record| record.found.digest = Some(blocks.digest().to_owned())).await?,
+        }
         let done = record.found.blocks as usize;
         // In runs, so that what is noted is there.
         for run in blocks.indices().get(done..).unwrap_or_default().chunks(BLOCKS * 8) {
@@ -299,7 +308,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
                 let (blocks, id) = (&blocks, &id);
                 async move {
                     let block = blocks.read(index).map_err(|error| {
-                        StepError::Site(SiteError { what: format!("the image cannot be read: {error}"), hint: None })
+                        StepError::Site(SiteError::new(format!("the image cannot be read: {error}")))
                     })?;
                     insist(Wait::Settling, || self.cloud.put_block(id, index, block.clone())).await?;
                     Ok::<(), StepError>(())

@@ -16,7 +16,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         let image = record.found.ami.clone().ok_or_else(|| lacks("image"))?;
         let wait = if order.ami.is_some() { Wait::Nothing } else { Wait::Settling };
         let new = NewTemplate {
-            token: record.id.token(TEMPLATE),
+            token: record.token(TEMPLATE),
             // Names are an account's, and two frontends may give a provision the same.
             name: format!("rocks-{}-{}", record.id, record.site),
             root_device: self.image_of(&image, wait).await?.root_device,

@@ -1,5 +1,6 @@
 //! Provisions in a cloud in memory: to their end, and killed, refused and cancelled anywhere.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::order::{End, Join, Method, Order, Shipment, Store};
 use crate::plan::{Step, plan};
 use crate::record::{Record, Status};
 use crate::sim::{Dice, Faults, Sim, SimSite, provision};
-use crate::undo::{end_leaks, leaks};
+use crate::undo::{self, end_leaks};
 
 /// Where objects go.
 fn bucket() -> BucketName {
@@ -92,6 +93,11 @@ fn test<F: Future>(work: F) -> F::Output {
     // A year of its time passes at once when nothing moves any more.
     let year = Duration::from_secs(365 * 24 * 3600);
     runtime.expect("a runtime").block_on(async { tokio::time::timeout(year, work).await.expect("it stands still") })
+}
+
+/// What is a site's and no record's.
+async fn leaks(cloud: &Sim, site: &str, records: &[Record]) -> Vec<Owned> {
+    undo::leaks(undo::owned(cloud, site, &[bucket()]).await.expect("listed"), records)
 }
 
 /// What is alive that the record does not keep.
@@ -204,7 +210,7 @@ fn a_frontend_that_is_killed_anywhere_goes_on_or_undoes_all() {
             // Whatever was made twice shows up by now.
             sleep(Duration::from_secs(60)).await;
             cloud.set_faults(Faults::default());
-            let leaked = leaks(&cloud, "site-1", &bucket(), std::slice::from_ref(&record)).await.expect("listed");
+            let leaked = leaks(&cloud, "site-1", std::slice::from_ref(&record)).await;
             assert_eq!(leaked, Vec::<Owned>::new(), "seed {seed}");
             assert_eq!(stray(&cloud, &record), Vec::<String>::new(), "seed {seed}");
         });
@@ -434,9 +440,9 @@ fn leaks_are_found_and_ended_and_what_is_kept_is_not() {
         let forgotten = run(&cloud, &site, other, &mut never()).await.expect("kept");
         sleep(Duration::from_secs(60)).await;
         let both = [done.clone(), forgotten];
-        assert_eq!(leaks(&cloud, "site-1", &bucket(), &both).await.expect("listed"), Vec::<Owned>::new());
-        assert_eq!(leaks(&cloud, "site-2", &bucket(), &[]).await.expect("listed"), Vec::<Owned>::new());
-        let leaked = leaks(&cloud, "site-1", &bucket(), &both[..1]).await.expect("listed");
+        assert_eq!(leaks(&cloud, "site-1", &both).await, Vec::<Owned>::new());
+        assert_eq!(leaks(&cloud, "site-2", &[]).await, Vec::<Owned>::new());
+        let leaked = leaks(&cloud, "site-1", &both[..1]).await;
         assert_eq!(leaked.len(), 3, "an image, its snapshot, an instance: {leaked:?}");
         end_leaks(&cloud, "site-1", &leaked).await.expect("ended");
         assert_eq!(cloud.alive().len(), 4);
@@ -464,5 +470,123 @@ fn a_spot_instance_that_is_taken_away_before_it_converged_is_replaced() {
         let record = record.expect("kept");
         assert_eq!((record.status.clone(), record.found.launches.values().sum::<u32>()), (Status::Done, 1));
         assert_eq!(stray(&cloud, &record), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn an_instance_that_is_to_be_replaced_is_so_however_often_the_frontend_is_killed() {
+    for seed in 0..120 {
+        test(async {
+            let cloud = Sim::new(seed, Faults { before: 30, after: 30, stillborn: 2, ..Faults::default() });
+            let site = SimSite::new(&cloud);
+            let record = with_kills(&cloud, &site, order(Method::Lite, 3), &mut Dice::new(seed + 9000), false).await;
+            assert_eq!(
+                (record.status.clone(), record.found.instances.len()),
+                (Status::Done, 3),
+                "seed {seed}: {record:?}"
+            );
+            assert!(record.found.instances.values().all(|one| one.converged.is_some()), "seed {seed}: {record:?}");
+            assert_eq!(stray(&cloud, &record), Vec::<String>::new(), "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn an_instance_that_is_taken_away_again_and_again_costs_the_others_nothing() {
+    test(async {
+        let cloud = Sim::new(11, Faults::default());
+        let mut site = SimSite::new(&cloud);
+        let last: HostName = "compute-0-2".parse().expect("a name");
+        site.never.push(last.clone());
+        let mut nobody = never();
+        let began = Instant::now();
+        let work = run(&cloud, &site, begun(Method::Lite, 3), &mut nobody);
+        let taker = async {
+            let mut taken = BTreeSet::new();
+            while taken.len() < 3 {
+                sleep(Duration::from_secs(1)).await;
+                let record = site.kept().filter(|record| record.is_done(Step::Launch));
+                let one = record.and_then(|record| record.found.instances.get(&last).map(|one| one.id.clone()));
+                if let Some(id) = one.filter(|id| !taken.contains(id)) {
+                    cloud.take_away(&id);
+                    taken.insert(id);
+                }
+            }
+        };
+        let (record, ()) = tokio::join!(work, taker);
+        let record = record.expect("kept");
+        assert_eq!((record.status.clone(), record.found.launches.get(&last)), (Status::Done, Some(&2)));
+        let converged = record.found.instances.values().filter(|one| one.converged.is_some()).count();
+        assert!(
+            converged == 2 && record.trouble.as_deref().is_some_and(|trouble| trouble.contains("compute-0-2")),
+            "{record:?}"
+        );
+        // Nobody waits half an hour for what cannot come any more.
+        assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn what_cannot_be_looked_at_while_hosts_converge_ends_nothing() {
+    test(async {
+        let cloud = Sim::new(21, Faults::default());
+        let site = SimSite::new(&cloud);
+        let mut nobody = never();
+        let work = run(&cloud, &site, begun(Method::Lite, 2), &mut nobody);
+        let denier = async {
+            while site.kept().is_none_or(|record| !record.is_done(Step::Launch)) {
+                sleep(Duration::from_millis(100)).await;
+            }
+            cloud.set_faults(Faults { denied: vec!["ec2:DescribeInstances"], ..Faults::default() });
+        };
+        let (record, ()) = tokio::join!(work, denier);
+        let record = record.expect("kept");
+        assert_eq!((record.status.clone(), cloud.alive().len()), (Status::Done, 2), "{record:?}");
+    });
+}
+
+#[test]
+fn what_serves_no_more_and_cannot_be_removed_ends_nothing() {
+    test(async {
+        let cloud = Sim::new(22, Faults::default());
+        let site = SimSite::new(&cloud);
+        let stray = crate::cloud::NewVolume {
+            token: "twice".to_owned(),
+            gib: 1,
+            zone: "us-east-1a".to_owned(),
+            encrypted: true,
+            kms_key: None,
+            tags: begun(Method::Lite, 1).tags("image"),
+        };
+        crate::cloud::Cloud::create_volume(&cloud, &stray).await.expect("made");
+        sleep(Duration::from_secs(60)).await;
+        cloud.set_faults(Faults { denied: vec!["ec2:DeleteVolume"], ..Faults::default() });
+        let record = run(&cloud, &site, begun(Method::Lite, 1), &mut never()).await.expect("kept");
+        assert_eq!(record.status, Status::Done, "{record:?}");
+        assert!(record.trouble.as_deref().is_some_and(|trouble| trouble.contains("ec2:DeleteVolume")), "{record:?}");
+    });
+}
+
+#[test]
+fn a_name_that_is_used_again_means_something_else() {
+    let (first, again) = (
+        begun(Method::Lite, 1),
+        Record { began: Timestamp::from_second(7).expect("a time"), ..begun(Method::Lite, 1) },
+    );
+    assert_ne!(first.token("volume"), again.token("volume"));
+    assert_eq!(first.token("volume"), begun(Method::Lite, 1).token("volume"));
+}
+
+#[test]
+fn blocks_of_another_image_are_not_mixed_with_those_that_are_there() {
+    test(async {
+        let cloud = Sim::new(23, Faults::default());
+        let site = SimSite::new(&cloud);
+        let mut record = begun(Method::Ebs, 1);
+        record.found.digest = Some("of the image before".to_owned());
+        let record = run(&cloud, &site, record, &mut never()).await.expect("kept");
+        let Status::Failed { why } = &record.status else { panic!("{record:?}") };
+        assert!(why.what.contains("another"), "{why:?}");
+        assert_eq!(cloud.alive(), Vec::<String>::new());
     });
 }

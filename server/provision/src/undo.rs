@@ -145,26 +145,26 @@ pub async fn tidy<C: Cloud + Objects>(cloud: &C, record: &Record) -> Answer<Vec<
     remove_all(cloud, &Look::at(record), &|one| !record.keeps(&one.resource), Duration::ZERO).await
 }
 
-/// Things of the site that no provision owns. `bucket` is where its objects go, beside those buckets that provisions name.
+/// Everything that is the site's, in the cloud and in these buckets.
 ///
 /// # Errors
 /// The cloud's.
-pub async fn leaks<C: Cloud + Objects>(
-    cloud: &C,
-    site: &str,
-    bucket: &BucketName,
-    records: &[Record],
-) -> Answer<Vec<Owned>> {
-    let named = records.iter().filter_map(|record| record.order.store()).map(|store| store.bucket.clone());
-    let mut buckets: Vec<BucketName> = named.chain([bucket.clone()]).collect();
+pub async fn owned<C: Cloud + Objects>(cloud: &C, site: &str, buckets: &[BucketName]) -> Answer<Vec<Owned>> {
+    let mut buckets = buckets.to_vec();
     buckets.sort();
     buckets.dedup();
-    let owned = Look { whose: Whose::Site(site), imports: true, buckets }.owned(cloud).await?;
+    Look { whose: Whose::Site(site), imports: true, buckets }.owned(cloud).await
+}
+
+/// What of that no provision owns. The records must have been read after it was looked: a provision is kept before it makes anything, so
+/// that what it has made meanwhile is never taken for a leak.
+#[must_use]
+pub fn leaks(owned: Vec<Owned>, records: &[Record]) -> Vec<Owned> {
     let is_kept = |one: &Owned| {
         let record = one.provision.as_ref().and_then(|id| records.iter().find(|record| record.id == *id));
         record.is_some_and(|record| record.keeps(&one.resource))
     };
-    Ok(owned.into_iter().filter(|one| !is_kept(one)).collect())
+    owned.into_iter().filter(|one| !is_kept(one)).collect()
 }
 
 /// Ends leaks.

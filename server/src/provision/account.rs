@@ -35,13 +35,8 @@ pub trait Account: Send + Sync {
     ) -> Result<Option<Record>, SiteError>;
     /// How these instances are. Those that the cloud does not know any more are left out.
     fn instances<'l>(&'l self, ids: &'l [InstanceId]) -> Later<'l, Answer<Vec<Instance>>>;
-    /// What is ours and nobody's.
-    fn leaks<'l>(
-        &'l self,
-        site: &'l str,
-        bucket: &'l BucketName,
-        records: &'l [Record],
-    ) -> Later<'l, Answer<Vec<Owned>>>;
+    /// Everything that is ours, in the cloud and in these buckets.
+    fn owned<'l>(&'l self, site: &'l str, buckets: &'l [BucketName]) -> Later<'l, Answer<Vec<Owned>>>;
     /// Ends that.
     fn end_leaks<'l>(&'l self, site: &'l str, leaks: &'l [Owned]) -> Later<'l, Answer<Vec<Resource>>>;
 }
@@ -67,13 +62,8 @@ impl<C: Cloud + Objects> Account for C {
         Box::pin(Cloud::instances(self, ids))
     }
 
-    fn leaks<'l>(
-        &'l self,
-        site: &'l str,
-        bucket: &'l BucketName,
-        records: &'l [Record],
-    ) -> Later<'l, Answer<Vec<Owned>>> {
-        Box::pin(undo::leaks(self, site, bucket, records))
+    fn owned<'l>(&'l self, site: &'l str, buckets: &'l [BucketName]) -> Later<'l, Answer<Vec<Owned>>> {
+        Box::pin(undo::owned(self, site, buckets))
     }
 
     fn end_leaks<'l>(&'l self, site: &'l str, leaks: &'l [Owned]) -> Later<'l, Answer<Vec<Resource>>> {

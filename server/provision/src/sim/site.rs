@@ -1,6 +1,6 @@
 //! Its frontend.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rocks_common::ids::HostName;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Kind, Sim, Thing, objects};
 use crate::engine::{Blocks, Pieces, Shipped, Site, SiteError};
-use crate::ids::{AccountId, TemplateId, VolumeId};
+use crate::ids::{AccountId, InstanceId, TemplateId, VolumeId};
 use crate::order::Order;
 use crate::record::Record;
 
@@ -22,6 +22,8 @@ pub(crate) struct SimSite<'s> {
     pub(crate) kept: Mutex<Option<Record>>,
     pub(crate) hosts: Mutex<BTreeSet<String>>,
     pub(crate) ships: Mutex<u32>,
+    /// Receivers that have taken their shipment, and when.
+    received: Mutex<BTreeMap<InstanceId, Instant>>,
     /// Templates whose instances are let in.
     pub(crate) lets_in: Mutex<BTreeSet<TemplateId>>,
     /// Hosts that never become what they should be.
@@ -40,6 +42,7 @@ impl<'s> SimSite<'s> {
             kept: Mutex::default(),
             hosts: Mutex::default(),
             ships: Mutex::default(),
+            received: Mutex::default(),
             lets_in: Mutex::default(),
             never: Vec::new(),
             store_is_full: false.into(),
@@ -56,6 +59,10 @@ impl<'s> SimSite<'s> {
 struct SimBlocks(Vec<u32>);
 
 impl Blocks for SimBlocks {
+    fn digest(&self) -> &str {
+        "d"
+    }
+
     fn indices(&self) -> &[u32] {
         &self.0
     }
@@ -75,7 +82,7 @@ impl Site for SimSite<'_> {
         let nth = self.keeps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         sleep(Duration::from_millis([5, 70, 3, 900, 20][usize::try_from(nth % 5).unwrap_or_default()])).await;
         if self.store_is_full.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(SiteError { what: "the store is full".to_owned(), hint: None });
+            return Err(SiteError::passing("the store is full"));
         }
         // What is kept can be read again.
         let text = serde_json::to_string(record).expect("it can be written");
@@ -94,11 +101,20 @@ impl Site for SimSite<'_> {
     }
 
     async fn ship(&self, record: &Record, to: SocketAddr) -> Result<Shipped, SiteError> {
-        sleep(Duration::from_secs(30)).await;
+        // A receiver takes one shipment; then it fits the image, whether the frontend is there or not, reports, and is gone.
+        let receiver = record.found.receiver.clone().expect("a receiver");
+        let received = || self.received.lock().expect("no panic").get(&receiver).copied();
+        if received().is_none() {
+            sleep(Duration::from_secs(20)).await;
+            self.received.lock().expect("no panic").insert(receiver.clone(), Instant::now());
+        }
+        sleep(Duration::from_secs(10).saturating_sub(received().map_or(Duration::ZERO, |at| at.elapsed()))).await;
         let mut state = self.cloud.state();
         let volume = record.found.volume.as_ref().expect("a volume").as_str();
-        let receiver = record.found.receiver.as_ref().expect("a receiver").as_str();
-        assert!(state.is_attached_to(receiver) && to.port() == 8444, "shipped to a receiver without its volume");
+        assert!(
+            state.is_attached_to(receiver.as_str()) && to.port() == 8444,
+            "shipped to a receiver without its volume"
+        );
         let is_open = state.things.values().any(|thing| match &thing.state {
             Kind::Group { rules, .. } => rules.iter().any(|rule| rule.from == "198.51.100.7/32" && rule.port == 8444),
             _ => false,
