@@ -326,7 +326,10 @@ async fn synchronise(
     mut reloads: mpsc::Receiver<()>,
     mut watcher: Option<notify::RecommendedWatcher>,
 ) {
+    // Pause before what could not be made is made again.
+    const AGAIN: Duration = Duration::from_secs(1);
     let mut changes = public.store.changes();
+    let mut failed = None::<bool>;
     let mut watched = std::collections::HashSet::new();
     let mut rolls = changes.borrow().rolls;
     loop {
@@ -340,6 +343,7 @@ async fn synchronise(
             }
         }
         let reload = tokio::select! {
+            () = tokio::time::sleep(AGAIN), if failed.is_some() => failed == Some(true),
             changed = changes.changed() => match changed {
                 Ok(()) => changes.borrow().rolls != rolls,
                 Err(_) => return,
@@ -358,10 +362,17 @@ async fn synchronise(
         if let Ok(revoked) = public.store.revoked().await {
             *public.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked.into_iter().collect();
         }
-        match service.sync(reload).await {
-            Ok(report) => tell_sync(&report, &metrics),
-            Err(error) => tracing::error!("kickstarts could not be made: {error}"),
-        }
+        let reload = reload || failed == Some(true);
+        failed = match service.sync(reload).await {
+            Ok(report) => {
+                tell_sync(&report, &metrics);
+                None
+            }
+            Err(error) => {
+                tracing::error!("kickstarts could not be made, and will be again: {error}");
+                Some(reload)
+            }
+        };
     }
 }
 

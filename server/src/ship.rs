@@ -3,15 +3,16 @@
 //! The receiver is TLS's client although we connect, because it is the one whose certificate has a host's name and ours the one that has
 //! the frontend's. A connection that breaks is made again; the shipment goes on with what the receiver lacks then.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rocks_common::ids::HostName;
 use rocks_ship::bootable::{self, BootImage};
-use rocks_ship::shipment::{Sender, ShipmentError, Shipped, Source, Stream, Tell};
+use rocks_ship::shipment::{Progress, Sender, ShipmentError, Shipped, Source, Stream, Tell};
 use rocks_ship::transport::{self, Options, Tcp, Transport, Udt};
 use rocks_ship::tree::{self, TreeSender};
 use serde::{Deserialize, Serialize};
@@ -161,6 +162,41 @@ pub fn ship_bootable(
 /// One attempt to ship.
 type Attempt<'a, T> = &'a dyn Fn(&mut dyn Stream, Tell<'_>) -> Result<T, ShipmentError>;
 
+/// An attempt that lasts this long is none of those that break off at once.
+const LASTS: Duration = Duration::from_secs(60);
+
+/// When a shipment got on last. That the receiver lets us in is not enough, if it breaks off each time.
+struct Advance(Mutex<Furthest>);
+
+struct Furthest {
+    /// The phase, and what is left in it.
+    at: Option<(u8, Reverse<u64>)>,
+    last: Instant,
+}
+
+impl Advance {
+    fn new() -> Self {
+        Self(Mutex::new(Furthest { at: None, last: Instant::now() }))
+    }
+
+    /// Notes how far it is: more is done the less is left in the last phase that was reached.
+    fn note(&self, progress: Progress, begun: Instant) {
+        let at = (progress.phase as u8, Reverse(progress.of.saturating_sub(progress.done)));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_further = known.at.is_none_or(|furthest| at > furthest);
+        if is_further {
+            known.at = Some(at);
+        }
+        if is_further || begun.elapsed() >= LASTS {
+            known.last = Instant::now();
+        }
+    }
+
+    fn last(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last
+    }
+}
+
 /// Connects, and makes attempts until one comes to its end. When `stop` is set it sets all of `stops`.
 fn deliver<T>(
     order: &Order<'_>,
@@ -172,7 +208,7 @@ fn deliver<T>(
     let options = Options { rate: order.rate, patience: SILENCE, ..Options::default() };
     let way = order.way.transport(options);
     let mut pause = PAUSES.0;
-    let mut last_heard = Instant::now();
+    let advance = Advance::new();
     let end = || stops.iter().for_each(|inner| inner.store(true, Ordering::Relaxed));
     loop {
         if stop.load(Ordering::Relaxed) {
@@ -187,9 +223,10 @@ fn deliver<T>(
                 if found != order.host.as_str() {
                     return Err(ShipError::Stranger { found, wanted: order.host.clone() });
                 }
-                last_heard = Instant::now();
                 pause = PAUSES.0;
-                let watch = |progress| {
+                let begun = Instant::now();
+                let watch = |progress: Progress| {
+                    advance.note(progress, begun);
                     if stop.load(Ordering::Relaxed) {
                         end();
                     }
@@ -207,7 +244,7 @@ fn deliver<T>(
             }
             Err(error) => error,
         };
-        if last_heard.elapsed() >= PATIENCE || stop.load(Ordering::Relaxed) {
+        if advance.last().elapsed() >= PATIENCE || stop.load(Ordering::Relaxed) {
             return Err(ShipError::Unreachable(failed));
         }
         tracing::warn!("shipping {} to {}: {failed}; trying again", order.image.display(), order.to);

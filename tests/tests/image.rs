@@ -30,13 +30,18 @@ fn same(one: &Path, two: &Path) -> bool {
     }
 }
 
-/// Boots a disk in an emulated machine with this firmware until it asks for a login.
+/// What a server says when it has given an address: DHCP's cookie, and then the kind of the message (RFC 2131).
+const DHCP_ACK: [u8; 7] = [99, 130, 83, 99, 53, 1, 5];
+
+/// Boots a disk in an emulated machine with this firmware until it has an address and asks for a login.
 fn boots(disk: &Path, work: &Path, uefi: bool) {
     let Some(qemu) = which("qemu-system-x86_64") else {
         println!("left out: there is no qemu-system-x86_64");
         return;
     };
     let console = work.join(if uefi { "uefi.log" } else { "bios.log" });
+    let heard = work.join("heard.pcap");
+    let _ = fs::remove_file(&heard);
     let mut machine = cmd(qemu)
         .args(["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-smp", "2", "-m", "1024"])
         // Emulating all that a newer processor has takes much longer.
@@ -45,7 +50,10 @@ fn boots(disk: &Path, work: &Path, uefi: bool) {
         .arg(format!("file:{}", console.display()))
         .arg("-drive")
         .arg(format!("if=none,id=d0,file={},format=raw,cache=unsafe,snapshot=on", disk.display()))
-        .args(["-device", "nvme,drive=d0,serial=vol0"]);
+        .args(["-device", "nvme,drive=d0,serial=vol0"])
+        // A network that gives addresses, and what was said on it.
+        .args(["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0", "-object"])
+        .arg(format!("filter-dump,id=f0,netdev=n0,file={}", heard.display()));
     if uefi {
         let known = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/edk2/ovmf/OVMF_CODE.fd"];
         let Some(code) = known.iter().find(|path| Path::new(path).exists()) else {
@@ -59,10 +67,13 @@ fn boots(disk: &Path, work: &Path, uefi: bool) {
         }
     }
     let mut running = machine.start(&work.join("qemu.log")).expect("qemu starts");
-    let asked = wait_for("a login prompt", BOOT, || {
+    let asked = wait_for("a login prompt and an address", BOOT, || {
         assert!(running.ended().is_none(), "{}", fs::read_to_string(work.join("qemu.log")).unwrap_or_default());
         let text = fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        Ok(text.contains("localhost login:").then_some(()))
+        // The cloud gives a machine its address by DHCP alone: without it there is no agent, no user data, nothing.
+        let packets = fs::read(&heard).unwrap_or_default();
+        let acknowledged = packets.windows(DHCP_ACK.len()).any(|bytes| bytes == DHCP_ACK);
+        Ok((text.contains("localhost login:") && acknowledged).then_some(()))
     });
     running.kill();
     asked.unwrap_or_else(|error| {

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rocks_common::diag::Source;
+use rocks_common::diag::{Severity, Source};
+use rocks_common::kickstart::Command;
 use rocks_common::plan::{Applied, Plan};
 use rocks_common::wire::{Finding, StepReport, StepState};
 use rocks_common::{kickstart, limits};
@@ -14,6 +15,8 @@ use super::Format;
 use crate::config::Config;
 use crate::converge::{IMAGE_KICKSTART, RootIncludes, Turn};
 use crate::execute::{Executor, MirrorIdentity};
+use crate::fit::network::{self, Tool};
+use crate::fit::{FitError, Tree};
 use crate::journal::Journal;
 use crate::output::{self, Output};
 use crate::process::{Finished, Processes, System, Task};
@@ -59,6 +62,8 @@ enum InstallError {
     Journal(#[from] crate::journal::JournalError),
     #[error(transparent)]
     Observe(#[from] crate::observe::ObserveError),
+    #[error("the network: {0}")]
+    Network(#[from] FitError),
 }
 
 pub(super) fn run(args: &Args, config: Config, format: Format, output: &mut Output<'_>) -> u8 {
@@ -80,6 +85,9 @@ pub(super) fn run(args: &Args, config: Config, format: Format, output: &mut Outp
             let mut text: String = failed
                 .map(|step| format!("{} ({:?}):\n{}", step.title, step.state, indented(&step.output_tail)))
                 .collect();
+            for found in findings.iter().filter(|found| found.severity == Severity::Warning) {
+                text.push_str(&format!("warning: {}: {}\n", found.subject, found.message));
+            }
             text.push_str(&format!("{} steps, {}\n", steps.len(), if complete { "all done" } else { "not all done" }));
             text
         }
@@ -89,6 +97,34 @@ pub(super) fn run(args: &Args, config: Config, format: Format, output: &mut Outp
 
 fn indented(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+/// What an installer makes of `network`: the first interface asks for its address, as it does where a kickstart says nothing of the network. Before
+/// the sections run, so that what they make of it stays.
+fn network(root: &Path, commands: &[Command]) -> Result<Vec<Finding>, InstallError> {
+    let network = commands.iter().filter(|command| command.name == "network");
+    let fixed = |command: &&Command| {
+        let protocols = command.args.windows(2).filter(|two| two[0] == "--bootproto").map(|two| two[1].as_str());
+        let mut protocols = protocols.chain(command.args.iter().filter_map(|arg| arg.strip_prefix("--bootproto=")));
+        protocols.any(|protocol| protocol != "dhcp")
+    };
+    let finding = |code: &str, message: &str, origin: Option<&str>| Finding {
+        code: code.into(),
+        severity: Severity::Warning,
+        subject: origin.unwrap_or("network").into(),
+        message: message.into(),
+        hint: None,
+    };
+    let mut findings = Vec::new();
+    for command in network.filter(fixed) {
+        let message = "a fixed address is no machine's that is made of an image: the first interface asks for one";
+        findings.push(finding("network-not-fixed", message, command.origin.as_deref()));
+    }
+    if network::set_up(&Tree::open(root)?)? == Tool::Unknown {
+        let message = "nothing in it sets the network up: have NetworkManager or systemd-networkd among its packages";
+        findings.push(finding("no-network", message, None));
+    }
+    Ok(findings)
 }
 
 type Installed = (Vec<StepReport>, Vec<Finding>, bool);
@@ -117,11 +153,12 @@ fn install(args: &Args, mut config: Config, output: &mut Output<'_>) -> Result<I
     let turn = Turn { config: &config, processes: &processes, mirror: None, facts: identity::facts(&config.root) };
     let plan: Plan = turn.plan(&desired, &Applied::default())?;
     let mut journal = Journal::open(&config.state)?;
+    let mut findings = network(&config.root, &desired.commands)?;
     let executor = Executor { config: &config, processes: &processes, mirror: Some(mirror) };
     let executed = executor.run(&plan, &mut journal, &mut |title| output.message(&format!("{title}\n")))?;
-    let mut findings = plan.findings;
+    findings.extend(plan.findings);
     findings.extend(executed.findings);
-    let bad = findings.iter().any(|found| found.severity == rocks_common::diag::Severity::Error);
+    let bad = findings.iter().any(|found| found.severity == Severity::Error);
     if executed.complete && !bad {
         let path = config.root.join(IMAGE_KICKSTART);
         files::write(&path, text.as_bytes(), 0o600).map_err(|error| file(&path, error.to_string()))?;

@@ -1,7 +1,7 @@
 //! The network: addresses by DHCP on the first interface, in the words of whatever sets the network up in this root; nothing that is
 //! bound to the old machine's cards or addresses.
 
-use super::{Act, Edit, FitError, Kind, View};
+use super::{Act, Edit, FitError, Kind, Tree, View, bytes_of};
 
 /// What sets the network up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,22 @@ impl Tool {
     pub const fn wants_eth0(self) -> bool {
         matches!(self, Self::Scripts | Self::Ifupdown)
     }
+}
+
+/// Makes the network of a root that is being made as an installer would: the first interface asks for an address. Gives what sets it up.
+///
+/// # Errors
+/// The file system's.
+pub fn set_up(tree: &Tree) -> Result<Tool, FitError> {
+    let tool = Tool::of(tree);
+    for edit in edits(tree, tool)? {
+        match &edit.act {
+            Act::Write { text, mode } => tree.write(&edit.path, &bytes_of(text), *mode).map(drop)?,
+            Act::Remove => tree.remove(&edit.path)?,
+            Act::Link { to } => tree.link(&edit.path, to)?,
+        }
+    }
+    Ok(tool)
 }
 
 /// The value of `key` in `text`, where lines say `key=value`.

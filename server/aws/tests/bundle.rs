@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::parts::{Parts, a_disk};
-use common::{Minicloud, Pretender, SITE, begun, bucket, carried_on, has_qemu, order, parsed, tags};
+use common::{Minicloud, Pretender, SITE, begun, bucket, carried_on, has_qemu, leaks, order, parsed, tags};
 use rocks_aws::Aws;
 use rocks_provision::cloud::{Cloud as _, Import, NewImport, Owned, Resource, Whose};
 use rocks_provision::engine::{Pieces as _, Site as _, run};
@@ -13,7 +13,7 @@ use rocks_provision::iam;
 use rocks_provision::objects::{ObjectKey, Objects as _};
 use rocks_provision::order::{End, Method, Order};
 use rocks_provision::record::{Record, Status};
-use rocks_provision::undo::{end_leaks, leaks};
+use rocks_provision::undo::end_leaks;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -66,7 +66,7 @@ async fn a_frontend_that_is_killed_sends_what_lacks_and_leaves_nothing_in_s3() {
     let parts = record.found.sent_bytes.expect("sent").div_ceil(5 << 20);
     assert!(parts >= 3, "{parts}");
     assert!(cloud.count("s3:UploadPart") <= parts + kills, "{} of {parts}", cloud.count("s3:UploadPart"));
-    assert_eq!(leaks(&aws, SITE, &bucket(), std::slice::from_ref(&record)).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, std::slice::from_ref(&record)).await, Vec::<Owned>::new());
     assert_eq!((cloud.held("object"), cloud.held("upload")), (0, 0));
     assert_eq!((cloud.alive("snapshots").len(), cloud.alive("images").len()), (1, 1));
     ended(&aws, record).await;
@@ -100,7 +100,7 @@ async fn what_is_cancelled_on_its_way_into_s3_costs_nothing_any_more() {
         stopped("ec2:DescribeImportSnapshotTasks", "bundle-3"),
     );
     nothing_is_left(&cloud);
-    assert_eq!(leaks(&aws, SITE, &bucket(), &[]).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, &[]).await, Vec::<Owned>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,9 +174,9 @@ async fn a_bundle_is_registered_where_it_is_and_stays_as_long_as_its_image() {
     let record = carried_out(&aws, begun("old-1", wanted)).await;
     assert_eq!((&record.status, record.found.instances.len()), (&Status::Done, 1), "{record:#?}");
     assert_eq!(cloud.held("object"), 4, "three parts and a manifest");
-    assert_eq!(leaks(&aws, SITE, &bucket(), std::slice::from_ref(&record)).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, std::slice::from_ref(&record)).await, Vec::<Owned>::new());
     // Nobody's any more: an image, an instance, four objects.
-    let leaked = leaks(&aws, SITE, &bucket(), &[]).await.expect("listed");
+    let leaked = leaks(&aws, SITE, &[]).await;
     assert_eq!(leaked.len(), 6, "{leaked:?}");
     end_leaks(&aws, SITE, &leaked).await.expect("ended");
     nothing_is_left(&cloud);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{Minicloud, Pretender, SITE, begun, bucket, carried_on, order, parsed};
+use common::{Minicloud, Pretender, SITE, begun, carried_on, leaks, order, parsed};
 use rocks_aws::Aws;
 use rocks_provision::cloud::{Cloud as _, Owned, Resource, Whose};
 use rocks_provision::engine::{Site as _, run};
@@ -15,7 +15,7 @@ use rocks_provision::ids::AmiId;
 use rocks_provision::order::Method;
 use rocks_provision::plan::Step;
 use rocks_provision::record::{Record, Status};
-use rocks_provision::undo::{end_leaks, leaks};
+use rocks_provision::undo::end_leaks;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -59,8 +59,8 @@ async fn each_method_ends_with_what_was_asked_for_within_the_documented_policy()
     );
     records.push(record);
     // What is there is what the records keep, and nothing else.
-    assert_eq!(leaks(&aws, SITE, &bucket(), &records).await.expect("listed"), Vec::<Owned>::new());
-    assert_eq!(leaks(&aws, "other.example.org", &bucket(), &[]).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, &records).await, Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, "other.example.org", &[]).await, Vec::<Owned>::new());
     let owned = aws.owned(Whose::Site(SITE)).await.expect("listed");
     let count = |fits: fn(&Resource) -> bool| owned.iter().filter(|one| fits(&one.resource)).count();
     assert_eq!(count(|one| matches!(one, Resource::Instance(_))), 7);
@@ -69,7 +69,7 @@ async fn each_method_ends_with_what_was_asked_for_within_the_documented_policy()
     assert_eq!(count(|one| matches!(one, Resource::Template(_))), 1);
     assert!(owned.iter().all(|one| one.provision.is_some() && !one.role.is_empty()), "{owned:?}");
     // One that is forgotten leaks, and can be ended.
-    let leaked = leaks(&aws, SITE, &bucket(), &records[1..]).await.expect("listed");
+    let leaked = leaks(&aws, SITE, &records[1..]).await;
     assert_eq!(leaked.len(), 2, "{leaked:?}");
     end_leaks(&aws, SITE, &leaked).await.expect("ended");
     let all = aws.owned(Whose::Site(SITE)).await.expect("listed");
@@ -113,7 +113,7 @@ async fn what_is_cancelled_leaves_nothing() {
     };
     let (record, ()) = tokio::join!(work, stopper);
     assert_eq!(record.expect("kept").status, Status::Cancelled);
-    assert_eq!(leaks(&aws, SITE, &bucket(), &[kept]).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, &[kept]).await, Vec::<Owned>::new());
     assert_eq!(cloud.alive("volumes"), Vec::<String>::new());
     assert_eq!(cloud.alive("instances"), Vec::<String>::new());
 }
@@ -131,7 +131,7 @@ async fn who_may_not_do_a_step_is_told_the_action_and_leaves_nothing() {
     };
     tokio::join!(denied("ec2:CreateSnapshot", Method::Udt), denied("ebs:PutSnapshotBlock", Method::Ebs));
     let aws = cloud.aws().await;
-    assert_eq!(leaks(&aws, SITE, &bucket(), std::slice::from_ref(&kept)).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, std::slice::from_ref(&kept)).await, Vec::<Owned>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +162,7 @@ async fn lost_answers_and_throttling_make_nothing_twice() {
     let (image, first) = an_image(&aws, "ebs-1").await;
     let record = carried_out(&aws, begun("udt-1", order(Method::Udt, 2, Some(&image)))).await;
     assert_eq!(record.status, Status::Done, "{record:#?}");
-    assert_eq!(leaks(&aws, SITE, &bucket(), &[first, record]).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, &[first, record]).await, Vec::<Owned>::new());
     // Nothing that has no tags either: two instances have two root volumes.
     assert_eq!((cloud.alive("instances").len(), cloud.alive("volumes").len()), (2, 2));
     assert_eq!((cloud.alive("snapshots").len(), cloud.alive("images").len()), (2, 2));
@@ -181,7 +181,7 @@ async fn a_frontend_that_is_killed_goes_on() {
     let (record, kills) = carried_on(&aws, &site, &life).await;
     assert_eq!(record.status, Status::Done, "{record:#?}");
     assert!(kills > 4, "it was killed {kills} times");
-    assert_eq!(leaks(&aws, SITE, &bucket(), &[first, record]).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, &[first, record]).await, Vec::<Owned>::new());
     assert_eq!((cloud.alive("instances").len(), cloud.alive("volumes").len()), (2, 2));
 }
 

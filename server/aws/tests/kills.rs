@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::{Minicloud, Pretender, SITE, begun, bucket, order};
+use common::{Minicloud, Pretender, SITE, begun, leaks, order};
 use futures_util::stream::{self, StreamExt as _};
 use rocks_aws::Aws;
 use rocks_provision::cloud::{Cloud as _, Owned, Resource, Whose};
@@ -14,7 +14,6 @@ use rocks_provision::engine::{Site as _, run};
 use rocks_provision::ids::AmiId;
 use rocks_provision::order::Method;
 use rocks_provision::record::{Record, Status};
-use rocks_provision::undo::leaks;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -104,7 +103,7 @@ async fn after_two_hundred_provisions_with_kills_nothing_is_left_that_nobody_own
     assert_eq!((done + cancelled, other), (PROVISIONS, Vec::new()));
     assert!(cancelled > PROVISIONS / 10 && done > PROVISIONS / 2, "{done} done, {cancelled} cancelled");
     records.push(first);
-    assert_eq!(leaks(&aws, SITE, &bucket(), &records).await.expect("listed"), Vec::<Owned>::new());
+    assert_eq!(leaks(&aws, SITE, &records).await, Vec::<Owned>::new());
     // Whatever costs something belongs to a provision that is there, or is the root volume of its instance.
     let owned = aws.owned(Whose::Site(SITE)).await.expect("listed");
     let kept: BTreeSet<String> =

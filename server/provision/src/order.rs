@@ -11,6 +11,9 @@ use crate::cloud::BootMode;
 use crate::ids::{AmiId, GroupId, SnapshotId, SubnetId};
 use crate::objects::BucketName;
 
+/// Instances that one provision may have.
+pub const MOST_HOSTS: u32 = 1000;
+
 /// A way from an appliance to running instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -198,8 +201,8 @@ impl Order {
                 return Err("only the EBS direct API takes a parent snapshot".to_owned());
             }
         }
-        if self.hosts.len() > 1000 {
-            return Err("at most 1,000 instances at a time".to_owned());
+        if self.hosts.len() > MOST_HOSTS as usize {
+            return Err(format!("at most {MOST_HOSTS} instances at a time"));
         }
         let mut names = self.hosts.clone();
         names.sort();

@@ -126,15 +126,22 @@ const CATCH_UP: Duration = Duration::from_secs(30);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listed {
-    /// Only after what was changed before is in the kickstarts: a host that has converged to what it was given earlier has not converged then.
+    /// Only after what was changed before is in the kickstarts: a host that has converged to what it was given earlier has not converged then,
+    /// and a rollout begins with the kickstarts that it brings.
     #[serde(default)]
     settled: bool,
 }
 
-pub(super) async fn hosts(State(admin): State<Admin>, Asked(listed): Asked<Listed>) -> Answer {
-    if listed.settled {
-        admin.service.catch_up(CATCH_UP).await;
+impl Listed {
+    pub(super) async fn wait(self, admin: &Admin) {
+        if self.settled {
+            admin.service.catch_up(CATCH_UP).await;
+        }
     }
+}
+
+pub(super) async fn hosts(State(admin): State<Admin>, Asked(listed): Asked<Listed>) -> Answer {
+    listed.wait(&admin).await;
     answer(&views(&admin).await?)
 }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use rocks_common::ids::{ApplianceName, HostName, ImageName};
+use rocks_common::ids::{ApplianceName, ImageName};
 use rocks_provision::cloud::BootMode;
 use rocks_provision::ids::{AmiId, GroupId, ProvisionId, SnapshotId, SubnetId};
 use rocks_provision::order::{End, Join, Method, Order, Shipment, Store};
@@ -170,7 +170,7 @@ impl ProvisionOrder {
         }
         Ok(Order {
             join,
-            hosts: free_hosts(admin, &self.appliance, count).await?,
+            hosts: admin.provisions.free_hosts(&self.appliance, count).await?,
             template,
             most: self.count.filter(|_| template),
             appliance: self.appliance,
@@ -194,28 +194,6 @@ impl ProvisionOrder {
     }
 }
 
-/// Names for new hosts of an appliance, as Rocks gives them: the first that are free in rack 0.
-async fn free_hosts(admin: &Admin, appliance: &ApplianceName, count: u32) -> Result<Vec<HostName>, Failure> {
-    let mut taken: std::collections::BTreeSet<HostName> =
-        admin.store.hosts().await?.into_iter().map(|host| host.name).collect();
-    // Those that a provision will add belong to it.
-    for record in admin.provisions.list().await?.into_iter().filter(|record| record.status.is_open()) {
-        taken.extend(record.order.hosts);
-    }
-    let mut hosts = Vec::new();
-    for rank in 0_u32.. {
-        if hosts.len() >= count as usize {
-            break;
-        }
-        let name: HostName =
-            format!("{appliance}-0-{rank}").parse().map_err(|e| Failure::bad("bad-name", format!("{e}")))?;
-        if !taken.contains(&name) {
-            hosts.push(name);
-        }
-    }
-    Ok(hosts)
-}
-
 /// A provision as it is shown: how many of its instances are where.
 fn view(admin: &Admin, record: &Record) -> Value {
     let mut value = serde_json::to_value(record).unwrap_or_default();
@@ -225,7 +203,10 @@ fn view(admin: &Admin, record: &Record) -> Value {
     value["name"] = json!(record.id);
     value["doing"] = json!(match &record.status {
         Status::Running => steps.join("; "),
-        Status::Ending { .. } => "removing what it made".to_owned(),
+        Status::Ending { .. } => match &record.trouble {
+            Some(trouble) => format!("removing what it made; {trouble}; it is tried again"),
+            None => "removing what it made".to_owned(),
+        },
         _ => String::new(),
     });
     value["progress"] = json!(admin.provisions.doing(&record.id));
@@ -263,17 +244,7 @@ pub(super) async fn create(State(admin): State<Admin>, Input(order): Input<Provi
         };
         return answer(&json!({"order": order, "steps": steps, "forecast": forecast}));
     }
-    let id = match name {
-        Some(name) => name,
-        None => {
-            let taken: Vec<ProvisionId> = admin.provisions.list().await?.into_iter().map(|record| record.id).collect();
-            let lower = order.appliance.as_str().to_ascii_lowercase().replace(['_', '.'], "-");
-            let mut free = (1_u32..).filter_map(|number| format!("{lower}-{number}").parse::<ProvisionId>().ok());
-            let id = free.find(|id| !taken.contains(id));
-            id.ok_or_else(|| Failure::bad("bad-name", "say name=NAME"))?
-        }
-    };
-    let record = admin.provisions.begin(id, order).await?;
+    let record = admin.provisions.begin(name, order).await?;
     Ok(Json(view(&admin, &record)))
 }
 

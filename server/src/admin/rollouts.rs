@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Admin;
-use super::problem::{Answer, Failure, Input, Named, answer, done};
+use super::hosts::Listed;
+use super::problem::{Answer, Asked, Failure, Input, Named, answer, done};
 use crate::kickstart::ActError;
 use crate::rollout::machine::{Counts, Event, Header, Rollout, Status};
 use crate::rollout::strategy::{Strategy, StrategyError};
@@ -150,11 +151,17 @@ fn view(rollout: &Rollout) -> Value {
     view
 }
 
-pub(super) async fn list(State(admin): State<Admin>) -> Answer {
+pub(super) async fn list(State(admin): State<Admin>, Asked(listed): Asked<Listed>) -> Answer {
+    listed.wait(&admin).await;
     answer(&admin.store.rollouts().await?.iter().map(row).collect::<Vec<_>>())
 }
 
-pub(super) async fn show(State(admin): State<Admin>, Named(name): Named<RolloutName>) -> Answer {
+pub(super) async fn show(
+    State(admin): State<Admin>,
+    Named(name): Named<RolloutName>,
+    Asked(listed): Asked<Listed>,
+) -> Answer {
+    listed.wait(&admin).await;
     Ok(Json(view(&admin.store.rollout(&name).await?)))
 }
 

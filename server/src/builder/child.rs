@@ -123,7 +123,8 @@ fn build(order: &Order, tell: &mut dyn FnMut(Phase, String)) -> Result<Built, Bu
     root.write("etc/fstab", &table, 0o644)?;
 
     clock.begin(Phase::Applying, "running the kickstart's sections");
-    root.apply()?;
+    let said = root.apply()?;
+    notes.extend(said.lines().filter_map(|line| line.strip_prefix("warning: ")).map(ToOwned::to_owned));
 
     clock.begin(Phase::Booting, "installing the boot loader");
     let kernels = kernels(&root)?;

@@ -40,6 +40,9 @@ const LOADERS_X86: [&str; 6] =
     ["grub2-pc", "grub2-pc-modules", "grub2-tools", "grub2-efi-x64", "grub2-efi-x64-modules", "shim-x64"];
 const LOADERS_ARM: [&str; 4] = ["grub2-tools", "grub2-efi-aa64", "grub2-efi-aa64-modules", "shim-aa64"];
 
+/// What sets the network up, as an installer would bring it along: the first that the mirror has. systemd may have networkd in it.
+const NETWORK: [&str; 2] = ["NetworkManager", "systemd-networkd"];
+
 /// What is never part of an image: it belongs to a running machine, or tells when and how the image was made.
 const NOT_IN_IMAGES: [&str; 16] = [
     "var/cache/dnf",
@@ -159,7 +162,8 @@ impl<'o> Root<'o> {
 
     /// Whether the image has a program.
     pub(super) fn has(&self, program: &str) -> bool {
-        ["usr/bin", "usr/sbin"].iter().any(|folder| self.at(folder).join(program).exists())
+        // A link may be absolute: followed from here it would lead to this machine's files.
+        ["usr/bin", "usr/sbin"].iter().any(|folder| fs::symlink_metadata(self.at(folder).join(program)).is_ok())
     }
 
     pub(super) fn write(&self, inside: &str, text: &str, mode: u32) -> Result<(), BuildError> {
@@ -191,17 +195,25 @@ impl<'o> Root<'o> {
         let mut needed: Vec<String> = change.install.iter().map(ToString::to_string).collect();
         needed.extend(PLATFORM.map(ToOwned::to_owned));
         let optional: &[&str] = if self.order.arch == "x86_64" { &LOADERS_X86 } else { &LOADERS_ARM };
-        let mut known = Vec::new();
-        for loader in optional {
-            // Asked one by one, so that what a mirror lacks does not stand in the way of what it has.
-            let args = self.manager(&aside, &["repoquery", "--whatprovides", loader, "--qf", "%{name}\n"]);
-            let said = self.run_for("asking the mirror for boot loaders", manager, &args, PROGRAM, None)?;
+        // Asked one by one, so that what a mirror lacks does not stand in the way of what it has.
+        let has = |name: &str| {
+            let args = self.manager(&aside, &["repoquery", "--whatprovides", name, "--qf", "%{name}\n"]);
+            let said =
+                self.run_for("asking the mirror for boot loaders and the network", manager, &args, PROGRAM, None)?;
             // A name is one word; what dnf has to remark has several.
-            if said.lines().any(|line| !line.is_empty() && !line.contains(char::is_whitespace)) {
-                known.push((*loader).to_owned());
+            Ok(said.lines().any(|line| !line.is_empty() && !line.contains(char::is_whitespace)))
+        };
+        for loader in optional {
+            if has(loader)? {
+                needed.push((*loader).to_owned());
             }
         }
-        needed.extend(known);
+        for tool in NETWORK {
+            if has(tool)? {
+                needed.push(tool.to_owned());
+                break;
+            }
+        }
         let folder = self.packages();
         let destination = format!("--destdir={}", folder.display());
         let mut args = self.manager(&aside, &["--downloadonly", &destination]);

@@ -45,7 +45,10 @@ impl Service {
         // What changes from here on may be in what is made, or not.
         let changes = self.store.changes().borrow().any;
         let result = self.synchronise(&mut turn, reload).await;
-        self.caught_up.send_replace(changes);
+        // What the store did not tell is not in the kickstarts.
+        if result.is_ok() {
+            self.caught_up.send_replace(changes);
+        }
         result
     }
 

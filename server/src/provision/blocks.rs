@@ -42,16 +42,18 @@ impl Disk {
 
 /// The blocks of one image that another lacks.
 pub(super) struct Changed {
+    /// What they are of: the digest of the image, and that of the base.
+    digest: String,
     disk: Disk,
     indices: Vec<u32>,
 }
 
 impl Changed {
-    /// The blocks of `image` that hold something; with a `base`, those that differ from it.
+    /// The blocks of `image` that hold something, of which `digest` tells what it is; with a `base`, those that differ from it.
     ///
     /// # Errors
     /// One of them cannot be read.
-    pub(super) fn new(image: &Path, base: Option<&Path>) -> io::Result<Self> {
+    pub(super) fn new(digest: String, image: &Path, base: Option<&Path>) -> io::Result<Self> {
         let disk = Disk::open(image)?;
         let base = base.map(Disk::open).transpose()?;
         let longest = disk.bytes.max(base.as_ref().map_or(0, |base| base.bytes));
@@ -71,11 +73,15 @@ impl Changed {
                 indices.push(index);
             }
         }
-        Ok(Self { disk, indices })
+        Ok(Self { digest, disk, indices })
     }
 }
 
 impl Blocks for Changed {
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
     fn indices(&self) -> &[u32] {
         &self.indices
     }
@@ -104,12 +110,12 @@ mod tests {
                 file.write_all_at(b"something", at).expect("written");
             }
         }
-        let whole = Changed::new(&two, None).expect("read");
+        let whole = Changed::new(String::new(), &two, None).expect("read");
         assert_eq!(whole.indices(), [3, 4]);
         let last = whole.read(4).expect("read");
         assert!(last.len() == BLOCK && last.starts_with(b"something") && last[100..].iter().all(|byte| *byte == 0));
         // What is zeros now must be said, too.
-        assert_eq!(Changed::new(&two, Some(&one)).expect("read").indices(), [0, 4]);
-        assert_eq!(Changed::new(&one, Some(&one)).expect("read").indices(), [] as [u32; 0]);
+        assert_eq!(Changed::new(String::new(), &two, Some(&one)).expect("read").indices(), [0, 4]);
+        assert_eq!(Changed::new(String::new(), &one, Some(&one)).expect("read").indices(), [] as [u32; 0]);
     }
 }

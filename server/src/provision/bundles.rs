@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
 use rocks_bundle::{Account, Certificate, Job, Machine, Map, PART_BYTES, Part, Prefix, PrivateKey};
@@ -65,23 +66,32 @@ impl Pieces for Files {
 }
 
 impl Files {
-    /// The files in `folder`, made of the image `disk` if they are not there.
+    /// The files in `folder`, made of the image `disk` if they are not there. When `stop` is set they are not made, and nothing of them stays.
     ///
     /// # Errors
     /// The image cannot be read, the files not be written, or a key not be used: in words.
-    pub(super) fn of(disk: &Path, folder: &Path, form: &Form, tell: &mut dyn FnMut(u64)) -> Result<Self, String> {
+    pub(super) fn of(
+        disk: &Path,
+        folder: &Path,
+        form: &Form,
+        stop: &AtomicBool,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Self, String> {
         if !folder.exists() {
-            let scratch = folder.with_extension(&SCRATCH[1..]);
+            let scratch = scratch(folder);
             remove(&scratch).map_err(|error| told(&scratch, &error))?;
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&scratch);
             made.map_err(|error| told(&scratch, &error))?;
-            match form {
-                Form::Disk => make_disk(disk, &scratch, tell).map_err(|error| told(disk, &error))?,
+            let made = match form {
+                Form::Disk => make_disk(disk, &scratch, stop, tell).map_err(|error| told(disk, &error)),
                 Form::Bundle { prefix, architecture, signer } => {
-                    make_bundle(disk, &scratch, (prefix, architecture), signer, tell)?;
+                    make_bundle(disk, &scratch, (prefix, architecture), signer, stop, tell)
                 }
+            };
+            if let Err(why) = made.and_then(|()| fs::rename(&scratch, folder).map_err(|error| told(folder, &error))) {
+                let _ = remove(&scratch);
+                return Err(why);
             }
-            fs::rename(&scratch, folder).map_err(|error| told(folder, &error))?;
         }
         Self::open(folder, form).map_err(|error| told(folder, &error))
     }
@@ -124,11 +134,62 @@ impl Files {
     }
 }
 
-/// Removes what was made, if it is there.
+/// Where a folder is made.
+fn scratch(folder: &Path) -> PathBuf {
+    let mut name = folder.file_name().unwrap_or_default().to_os_string();
+    name.push(SCRATCH);
+    folder.with_file_name(name)
+}
+
+/// Removes all folders in `within` but those with these names: what nobody sends any more, because a frontend was killed.
 ///
 /// # Errors
 /// The file system's.
-pub(super) fn remove(folder: &Path) -> io::Result<()> {
+pub(super) fn sweep(within: &Path, wanted: &[String]) -> io::Result<()> {
+    let entries = match fs::read_dir(within) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !wanted.iter().any(|name| entry.file_name() == name.as_str()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails as soon as it is stopped.
+struct Stoppable<'s, W> {
+    inner: W,
+    stop: &'s AtomicBool,
+}
+
+fn unless_stopped(stop: &AtomicBool) -> io::Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(io::Error::other("nobody wants it any more")) } else { Ok(()) }
+}
+
+impl<W: io::Write> io::Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_stopped(self.stop)?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Removes what was made, or begun to be made, if it is there.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn discard(folder: &Path) -> io::Result<()> {
+    remove(&scratch(folder))?;
+    remove(folder)
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -139,8 +200,8 @@ fn told(path: &Path, error: &dyn std::fmt::Display) -> String {
     format!("{}: {error}", path.display())
 }
 
-fn make_disk(disk: &Path, folder: &Path, tell: &mut dyn FnMut(u64)) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(folder.join(DISK))?);
+fn make_disk(disk: &Path, folder: &Path, stop: &AtomicBool, tell: &mut dyn FnMut(u64)) -> io::Result<()> {
+    let mut file = BufWriter::new(Stoppable { inner: File::create(folder.join(DISK))?, stop });
     vmdk::write(&File::open(disk)?, &mut file, tell)?;
     file.flush()
 }
@@ -150,6 +211,7 @@ fn make_bundle(
     folder: &Path,
     (prefix, architecture): (&str, &str),
     signer: &Signer,
+    stop: &AtomicBool,
     tell: &mut dyn FnMut(u64),
 ) -> Result<(), String> {
     let read = |path: &Path| {
@@ -168,7 +230,7 @@ fn make_bundle(
     let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs());
     let machine = Machine { architecture: architecture.to_owned(), ..Machine::default() };
     let job = Job { machine, modified, ..Job::new(prefix, account, &own, &key, &ec2) };
-    let mut sink = |part: Part| fs::write(folder.join(&part.name), &part.bytes);
+    let mut sink = |part: Part| unless_stopped(stop).and_then(|()| fs::write(folder.join(&part.name), &part.bytes));
     let mut progress = |at: rocks_bundle::Progress| tell(at.done);
     let manifest = rocks_bundle::bundle(&mut &image, &map, &job, &mut sink, &mut progress);
     let manifest = manifest.map_err(|error| error.to_string())?;
@@ -179,6 +241,8 @@ fn make_bundle(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    static GO: AtomicBool = AtomicBool::new(false);
 
     fn image(path: &Path) {
         let file = File::create(path).unwrap();
@@ -211,7 +275,7 @@ mod tests {
         let (disk, folder) = (dir.path().join("disk"), dir.path().join("bundles/lite-1"));
         image(&disk);
         let mut heard = 0;
-        let first = Files::of(&disk, &folder, &Form::Disk, &mut |done| heard = done).unwrap();
+        let first = Files::of(&disk, &folder, &Form::Disk, &GO, &mut |done| heard = done).unwrap();
         assert_eq!(heard, 64 << 20);
         let whole = fs::read(folder.join(DISK)).unwrap();
         let sizes: Vec<u64> = first.all().iter().map(|piece| piece.bytes).collect();
@@ -221,11 +285,33 @@ mod tests {
         assert!(joined == whole);
         // What is there is not made again; and made again it is the same.
         let mut heard = false;
-        assert_eq!(Files::of(&disk, &folder, &Form::Disk, &mut |_| heard = true).unwrap().all(), first.all());
+        assert_eq!(Files::of(&disk, &folder, &Form::Disk, &GO, &mut |_| heard = true).unwrap().all(), first.all());
         assert!(!heard);
-        remove(&folder).unwrap();
-        remove(&folder).unwrap();
-        assert_eq!(Files::of(&disk, &folder, &Form::Disk, &mut |_| {}).unwrap().all(), first.all());
+        discard(&folder).unwrap();
+        discard(&folder).unwrap();
+        assert_eq!(Files::of(&disk, &folder, &Form::Disk, &GO, &mut |_| {}).unwrap().all(), first.all());
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_not_made_and_what_was_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, within) = (dir.path().join("disk"), dir.path().join("bundles"));
+        sweep(&within, &[]).unwrap();
+        image(&disk);
+        let folder = within.join("lite-1.1f");
+        let stop = AtomicBool::new(false);
+        let form = Form::Bundle { prefix: "lite".to_owned(), architecture: "x86_64".to_owned(), signer: signer() };
+        for form in [Form::Disk, form] {
+            stop.store(false, Ordering::Relaxed);
+            let made = Files::of(&disk, &folder, &form, &stop, &mut |_| stop.store(true, Ordering::Relaxed));
+            assert!(made.err().unwrap().contains("nobody wants it"));
+            assert_eq!(fs::read_dir(&within).unwrap().count(), 0);
+        }
+        for name in ["lite-1.1e", "lite-1.1e.new", "lite-1.1f", "lite-1.1f.new"] {
+            fs::create_dir(within.join(name)).unwrap();
+        }
+        sweep(&within, &["lite-1.1f".to_owned()]).unwrap();
+        assert!(folder.exists() && fs::read_dir(&within).unwrap().count() == 1);
     }
 
     #[test]
@@ -235,9 +321,9 @@ mod tests {
         image(&disk);
         let form = |signer| Form::Bundle { prefix: "lite".to_owned(), architecture: "x86_64".to_owned(), signer };
         let wrong = Signer { key: keys("new.cert.pem"), ..signer() };
-        let why = Files::of(&disk, &folder, &form(wrong), &mut |_| {}).err().unwrap();
+        let why = Files::of(&disk, &folder, &form(wrong), &GO, &mut |_| {}).err().unwrap();
         assert!(why.contains("new.cert.pem: it is no private key") && !folder.exists(), "{why}");
-        let files = Files::of(&disk, &folder, &form(signer()), &mut |_| {}).unwrap();
+        let files = Files::of(&disk, &folder, &form(signer()), &GO, &mut |_| {}).unwrap();
         let names: Vec<&str> = files.all().iter().map(|piece| piece.name.as_str()).collect();
         assert_eq!(names, ["lite.part.00", "lite.part.01", "lite.part.02", "lite.manifest.xml"]);
         assert_eq!(files.all()[1].bytes, PART_BYTES as u64);

@@ -18,6 +18,13 @@ use crate::store::StoreError;
 /// Instances that are asked about in one call.
 const AT_ONCE: usize = 100;
 
+/// Hosts that are other provisions' than this one.
+pub(super) fn taken<'r>(all: &'r [Record], record: &Record) -> BTreeSet<&'r HostName> {
+    let others = all.iter().filter(|other| other.id != record.id);
+    let others = others.filter(|other| matches!(other.status, Status::Running | Status::Done));
+    others.flat_map(|other| &other.order.hosts).collect()
+}
+
 /// Takes the hosts out of a provision whose instances are among `gone`, and gives them.
 fn take_gone(record: &mut Record, gone: &BTreeSet<InstanceId>) -> Vec<HostName> {
     let instances = record.found.instances.iter();
@@ -42,16 +49,25 @@ impl Provisions {
         }
         let mut gone = BTreeSet::new();
         for (region, ids) in regions {
-            gone.extend(self.terminated(&region, &ids).await?);
+            match self.terminated(&region, &ids).await {
+                Ok(ended) => gone.extend(ended),
+                Err(ProvisionError::NoCloud) => return Err(ProvisionError::NoCloud),
+                // Instances elsewhere are not looked at less for that.
+                Err(error) => tracing::warn!("instances in {region} cannot be looked at: {error}"),
+            }
         }
         if gone.is_empty() {
             return Ok(Vec::new());
         }
         let _turn = self.changing.lock().await;
         let mut expired = Vec::new();
-        for mut record in self.store.provisions().await?.into_iter().filter(|record| record.status == Status::Done) {
+        let all = self.store.provisions().await?;
+        for mut record in all.iter().filter(|record| record.status == Status::Done).cloned() {
+            let ended: Vec<InstanceId> = record.found.instances.values().map(|one| one.id.clone()).collect();
             let hosts = take_gone(&mut record, &gone);
-            for host in &hosts {
+            // A host that was removed by hand may be another provision's by now.
+            let others = taken(&all, &record);
+            for host in hosts.iter().filter(|host| !others.contains(host)) {
                 match self.store.remove_hosts(std::slice::from_ref(host)).await {
                     Ok(()) | Err(StoreError::Missing { .. }) => {}
                     Err(error) => return Err(error.into()),
@@ -60,6 +76,9 @@ impl Provisions {
             }
             if !hosts.is_empty() {
                 self.store.keep_provision(&record).await?;
+                for id in ended.iter().filter(|id| gone.contains(id)) {
+                    self.store.end_instance(id, Timestamp::now().as_second()).await?;
+                }
                 expired.extend(hosts);
             }
         }
@@ -144,5 +163,21 @@ mod tests {
         assert_eq!(gone.iter().map(HostName::as_str).collect::<Vec<_>>(), ["lite-0-1"]);
         assert_eq!((record.order.hosts.len(), record.found.instances.len()), (3, 3));
         assert!(take_gone(&mut record, &BTreeSet::from([id(1)])).is_empty());
+    }
+
+    #[test]
+    fn a_host_that_another_provision_has_by_now_is_not_taken_from_it() {
+        let of = |name: &str, status| {
+            let order = crate::provision::forecast::tests::order(rocks_provision::order::Method::Udt);
+            let record = Record::new(name.parse().unwrap(), "site".to_owned(), order, Timestamp::UNIX_EPOCH);
+            Record { status, ..record }
+        };
+        let first = of("lite-1", Status::Done);
+        let host: HostName = "lite-0-1".parse().unwrap();
+        for (status, has) in [(Status::Running, true), (Status::Done, true), (Status::Cancelled, false)] {
+            let all = [first.clone(), of("lite-2", status)];
+            assert_eq!(taken(&all, &first).contains(&host), has);
+        }
+        assert!(taken(std::slice::from_ref(&first), &first).is_empty());
     }
 }

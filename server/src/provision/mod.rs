@@ -8,23 +8,28 @@ mod expire;
 pub mod forecast;
 pub mod known;
 pub mod site;
+mod task;
 mod userdata;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use rocks_common::ids::{ApplianceName, HostName};
 use rocks_provision::cloud::{Instance, Owned, Resource};
 use rocks_provision::engine::SiteError;
 use rocks_provision::ids::{InstanceId, ProvisionId};
 use rocks_provision::objects::BucketName;
-use rocks_provision::order::Order;
+use rocks_provision::order::{MOST_HOSTS, Order};
 use rocks_provision::record::{Record, Status};
+use rocks_provision::undo;
 use tokio::sync::watch;
 
 use crate::store::{Store, StoreError};
 use account::{Account, Accounts};
 use site::Frontend;
+use task::Task;
 
 /// Why a provision was not begun, or not ended.
 #[derive(Debug, thiserror::Error)]
@@ -66,13 +71,19 @@ pub struct Provisions {
     /// The frontend's name in tags: that of its authority, so that no other's things are taken for ours.
     tag: String,
     accounts: Option<Accounts>,
-    /// Those that run, and what ends them.
+    /// Those that have a task, and what ends them. Changed by whoever holds `changing` alone.
     running: Mutex<BTreeMap<ProvisionId, watch::Sender<bool>>>,
     /// Whether this frontend ends.
     pause: watch::Sender<bool>,
-    /// Held by whoever changes a record of which no task is running.
+    /// Held by whoever begins a provision, changes a record of which no task is running, or decides that a task has come to its end: names
+    /// and hosts are given once, and whoever cancels is heard.
     changing: tokio::sync::Mutex<()>,
 }
+
+/// Pauses before what could not be ended is tried again; twice as long each time, up to the last.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
+/// Pause before it is asked again whether the store answers.
+const STORE: Duration = Duration::from_secs(5);
 
 impl Provisions {
     /// Provisions of a frontend; without `accounts` none can be begun.
@@ -118,61 +129,83 @@ impl Provisions {
     pub async fn resume(self: &Arc<Self>) -> Result<usize, StoreError> {
         let open: Vec<Record> = self.store.provisions().await?.into_iter().filter(|one| one.status.is_open()).collect();
         let count = open.len();
+        let _turn = self.changing.lock().await;
+        if let Err(error) = self.site.sweep(&open) {
+            tracing::warn!("bundles of provisions that have ended cannot be removed: {error}");
+        }
         for record in open {
-            if let Err(error) = self.spawn(record.clone()).await {
-                tracing::error!("provision {} does not go on: {error}", record.id);
+            match self.account(&record.order.region).await {
+                Ok(account) => self.spawn(account, record),
+                Err(error) => tracing::error!("provision {} does not go on: {error}", record.id),
             }
         }
         Ok(count)
     }
 
-    /// Begins a provision.
+    /// Names for new hosts of an appliance, as Rocks gives them: the first that are free in rack 0.
+    ///
+    /// # Errors
+    /// The store's; more than a provision may have.
+    pub async fn free_hosts(&self, appliance: &ApplianceName, count: u32) -> Result<Vec<HostName>, ProvisionError> {
+        if count > MOST_HOSTS {
+            return Err(ProvisionError::Order(format!("at most {MOST_HOSTS} instances at a time")));
+        }
+        let mut taken: BTreeSet<HostName> = self.store.hosts().await?.into_iter().map(|host| host.name).collect();
+        // Those that a provision will add belong to it.
+        for record in self.store.provisions().await?.into_iter().filter(|record| record.status.is_open()) {
+            taken.extend(record.order.hosts);
+        }
+        let names = (0_u32..).map(|rank| format!("{appliance}-0-{rank}").parse::<HostName>());
+        let free = names.filter(|name| name.as_ref().map_or(true, |name| !taken.contains(name)));
+        let free: Result<_, _> = free.take(count as usize).collect();
+        free.map_err(|error| ProvisionError::Order(error.to_string()))
+    }
+
+    /// The appliance's name with the first number that no provision has.
+    async fn free_name(&self, appliance: &ApplianceName) -> Result<ProvisionId, ProvisionError> {
+        let taken: Vec<ProvisionId> = self.store.provisions().await?.into_iter().map(|record| record.id).collect();
+        let lower = appliance.as_str().to_ascii_lowercase().replace(['_', '.'], "-");
+        // One more than there are is free, unless the appliance's name makes none.
+        let most = u32::try_from(taken.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let mut names = (1..=most).filter_map(|number| format!("{lower}-{number}").parse::<ProvisionId>().ok());
+        let free = names.find(|id| !taken.contains(id));
+        free.ok_or_else(|| ProvisionError::Order("no name follows from the appliance's: say name=NAME".to_owned()))
+    }
+
+    /// Begins a provision, called `name`, or as its appliance with a number. Its hosts are chosen anew if somebody else has got them meanwhile.
     ///
     /// # Errors
     /// The order cannot be carried out, or there is one of that name.
-    pub async fn begin(self: &Arc<Self>, id: ProvisionId, order: Order) -> Result<Record, ProvisionError> {
+    pub async fn begin(self: &Arc<Self>, name: Option<ProvisionId>, order: Order) -> Result<Record, ProvisionError> {
         order.check().map_err(ProvisionError::Order)?;
-        let is_known = match self.store.provision(&id).await {
-            Ok(_) => true,
-            Err(StoreError::Missing { .. }) => false,
-            Err(error) => return Err(error.into()),
+        let account = self.account(&order.region).await?;
+        // This takes a while, and what cannot be predicted can be done all the same.
+        let predicted = self.site.predict(&order).await;
+        let _turn = self.changing.lock().await;
+        let id = match name {
+            Some(name) => name,
+            None => self.free_name(&order.appliance).await?,
         };
-        if is_known {
-            return Err(StoreError::Conflict(format!("there is a provision `{id}` already")).into());
+        let count = u32::try_from(order.hosts.len()).unwrap_or(u32::MAX);
+        let hosts = self.free_hosts(&order.appliance, count).await?;
+        let record = Record::new(id, self.tag.clone(), Order { hosts, ..order }, Timestamp::now());
+        self.store.begin_provision(&record).await?;
+        match predicted {
+            Ok(predicted) => self.store.foresee(&record.id, &predicted.forecast).await?,
+            Err(why) => tracing::debug!("provision {}: nothing is predicted: {why}", record.id),
         }
-        // What cannot be predicted can be done all the same.
-        match self.site.predict(&order).await {
-            Ok(predicted) => self.store.foresee(&id, &predicted.forecast).await?,
-            Err(why) => tracing::debug!("provision {id}: nothing is predicted: {why}"),
-        }
-        let record = Record::new(id, self.tag.clone(), order, Timestamp::now());
-        self.store.keep_provision(&record).await?;
-        self.spawn(record.clone()).await?;
+        self.spawn(account, record.clone());
         Ok(record)
     }
 
-    /// Carries one out as a task of its own.
-    async fn spawn(self: &Arc<Self>, record: Record) -> Result<(), ProvisionError> {
-        let account = self.account(&record.order.region).await?;
-        let (cancel, mut cancelled) = watch::channel(false);
+    /// Carries one out as a task of its own, until it is over or this frontend ends. Whoever calls holds `changing`, or is alone.
+    fn spawn(self: &Arc<Self>, account: Arc<dyn Account>, record: Record) {
+        let (cancel, cancelled) = watch::channel(false);
         let id = record.id.clone();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), cancel);
-        let this = self.clone();
+        let task = Task::new(self.clone(), id);
         let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
-            match account.run(&runtime, &this.site, record, &mut cancelled, this.pause.subscribe()) {
-                Ok(None) => {}
-                Ok(Some(record)) => {
-                    tracing::info!("provision {id}: {:?}", record.status);
-                    if let Err(error) = runtime.block_on(this.learn(&record)) {
-                        tracing::warn!("what provision {id} took is not kept: {error}");
-                    }
-                }
-                Err(error) => tracing::error!("provision {id} stands still: {error}"),
-            }
-            this.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        });
-        Ok(())
+        tokio::task::spawn_blocking(move || task.run(&runtime, &*account, record, cancelled));
     }
 
     /// Keeps what a provision took beside what was predicted for it, for the next prediction.
@@ -250,12 +283,15 @@ impl Provisions {
             Status::Cancelled | Status::Failed { .. } => {
                 Err(StoreError::Conflict(format!("nothing is left of provision `{id}`")).into())
             }
-            Status::Running | Status::Done => {
-                record.status = Status::Ending { why: None };
-                self.store.keep_provision(&record).await?;
-                self.spawn(record).await
+            Status::Running | Status::Done | Status::Ending { .. } => {
+                let account = self.account(&record.order.region).await?;
+                if !matches!(record.status, Status::Ending { .. }) {
+                    record.status = Status::Ending { why: None };
+                    self.store.keep_provision(&record).await?;
+                }
+                self.spawn(account, record);
+                Ok(())
             }
-            Status::Ending { .. } => self.spawn(record).await,
         }
     }
 
@@ -264,9 +300,13 @@ impl Provisions {
     /// # Errors
     /// There is none, or something is left.
     pub async fn forget(&self, id: &ProvisionId) -> Result<(), ProvisionError> {
+        let _turn = self.changing.lock().await;
         if self.store.provision(id).await?.status == Status::Done {
             let message = format!("what provision `{id}` made is still there");
             return Err(StoreError::Conflict(message).into());
+        }
+        if self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id) {
+            return Err(StoreError::Conflict(format!("provision `{id}` has not ended")).into());
         }
         Ok(self.store.remove_provision(id).await?)
     }
@@ -276,11 +316,14 @@ impl Provisions {
     /// # Errors
     /// The cloud's.
     pub async fn leaks(&self, region: &str) -> Result<Vec<Owned>, ProvisionError> {
-        let mut records = self.store.provisions().await?;
         // Buckets of other regions are none of this one's.
-        records.retain(|record| record.order.region == region);
-        let bucket = self.bucket(region)?;
-        Ok(self.account(region).await?.leaks(&self.tag, &bucket, &records).await?)
+        let of_region = |records: Vec<Record>| records.into_iter().filter(|record| record.order.region == region);
+        let named = of_region(self.store.provisions().await?).filter_map(|record| record.order.store().cloned());
+        let buckets: Vec<BucketName> = named.map(|store| store.bucket).chain([self.bucket(region)?]).collect();
+        let owned = self.account(region).await?.owned(&self.tag, &buckets).await?;
+        // Read after it was looked: what a provision made that began meanwhile is that provision's.
+        let records: Vec<Record> = of_region(self.store.provisions().await?).collect();
+        Ok(undo::leaks(owned, &records))
     }
 
     /// Ends them.

@@ -1,6 +1,6 @@
 //! The frontend's part of a provision: images, hosts and their join documents, the shipment, and what hosts report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,11 +13,12 @@ use rocks_common::wire::{JoinToken, Outcome};
 use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError};
 use rocks_provision::ids::{AccountId, ProvisionId, VolumeId};
 use rocks_provision::order::{End, Order};
-use rocks_provision::record::{Record, Status};
+use rocks_provision::record::Record;
 use rocks_ship::shipment::Progress;
 
 use super::blocks::Changed;
 use super::bundles::{self, Files, Form, Signer};
+use super::expire::taken;
 use super::userdata::{Job, user_data};
 use crate::ca::Authority;
 use crate::config::Config;
@@ -48,7 +49,12 @@ pub struct Frontend {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> SiteError {
-    SiteError { what: error.to_string(), hint: None }
+    SiteError::new(error)
+}
+
+/// The store's errors: what it says is final, and that it does not answer passes.
+fn stored(error: StoreError) -> SiteError {
+    if matches!(error, StoreError::Database(_)) { SiteError::passing(error) } else { SiteError::new(error) }
 }
 
 /// `x86_64`, `aarch64`: as rpm calls what EC2 calls otherwise.
@@ -118,7 +124,7 @@ impl Frontend {
         match self.store.host(host).await {
             Ok(known) => return Ok(Some(known)),
             Err(StoreError::Missing { .. }) => {}
-            Err(error) => return Err(failed(&error)),
+            Err(error) => return Err(stored(error)),
         }
         let new = Host {
             name: host.clone(),
@@ -131,7 +137,7 @@ impl Frontend {
             enrolled: None,
             last: None,
         };
-        self.store.add_host(&new).await.map_err(|error| failed(&error))?;
+        self.store.add_host(&new).await.map_err(stored)?;
         Ok(None)
     }
 
@@ -139,7 +145,7 @@ impl Frontend {
     /// asks again for the same launch gets the same, and the cloud sees that it is the same.
     async fn join(&self, record: &Record, host: &HostName, launch: u32) -> Result<String, SiteError> {
         let known = self.ensure(record, host).await?;
-        let text = format!("{}/{host}/{launch}", record.id);
+        let text = record.token(&format!("{host}/{launch}"));
         let bytes = blake3::keyed_hash(&self.secret, text.as_bytes());
         let token = JoinToken(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes.as_bytes()));
         let now = Timestamp::now().as_second();
@@ -147,9 +153,9 @@ impl Frontend {
         // One that was taken already is not given again.
         let is_taken =
             launch == 0 && known.as_ref().is_some_and(|host| host.enrolled >= Some(record.began.as_second()));
-        let is_known = self.store.knows_token(&hash, now).await.map_err(|error| failed(&error))?.is_some();
+        let is_known = self.store.knows_token(&hash, now).await.map_err(stored)?.is_some();
         if !is_known && !is_taken {
-            self.store.add_token(host, &hash, now + hours * 3600, now).await.map_err(|error| failed(&error))?;
+            self.store.add_token(host, &hash, now + hours * 3600, now).await.map_err(stored)?;
         }
         let ca = self.ca()?;
         let frontend = &self.service.frontend_url;
@@ -169,40 +175,52 @@ impl Frontend {
         std::fs::read_to_string(self.config.state.join("ca/ca.pem")).map_err(|error| failed(&error))
     }
 
-    /// Waits until the receiver has said that what it received is fitted to the cloud.
-    async fn fitted(&self, host: &HostName, since: Timestamp) -> Result<(), SiteError> {
-        let end = tokio::time::Instant::now() + FITTING;
-        loop {
-            let known = self.store.host(host).await.map_err(|error| failed(&error))?;
-            if let Some(last) = known.last.filter(|last| last.received >= since.as_second()) {
-                if last.outcome == Outcome::Converged {
-                    return Ok(());
-                }
-                let reports = self.store.reports(host, 1).await.map_err(|error| failed(&error))?;
+    /// What the receiver has said since then: whether what it received is verified and fitted to the cloud, or why not. Nothing if it has not
+    /// said anything yet.
+    async fn said(&self, host: &HostName, since: Timestamp) -> Result<Option<()>, SiteError> {
+        let known = self.store.host(host).await.map_err(stored)?;
+        match known.last.filter(|last| last.received >= since.as_second()) {
+            None => Ok(None),
+            Some(last) if last.outcome == Outcome::Converged => Ok(Some(())),
+            Some(_) => {
+                let reports = self.store.reports(host, 1).await.map_err(stored)?;
                 let why =
                     reports.first().and_then(|(report, _)| report.findings.first()).map(|one| one.message.clone());
-                return Err(failed(&format!("the receiver failed: {}", why.unwrap_or_default())));
+                Err(failed(&format!("the receiver failed: {}", why.unwrap_or_default())))
             }
-            if tokio::time::Instant::now() >= end {
-                return Err(failed(&"the receiver does not say that the image is fitted"));
-            }
+        }
+    }
+
+    /// Waits until the receiver has said it.
+    async fn fitted(&self, host: &HostName, since: Timestamp) -> Result<(), SiteError> {
+        while self.said(host, since).await?.is_none() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+        Ok(())
     }
 
     async fn remove(&self, hosts: &[HostName]) -> Result<(), SiteError> {
         for host in hosts {
             match self.store.remove_hosts(std::slice::from_ref(host)).await {
                 Ok(()) | Err(StoreError::Missing { .. }) => {}
-                Err(error) => return Err(failed(&error)),
+                Err(error) => return Err(stored(error)),
             }
         }
         Ok(())
     }
 
     /// Where what goes into S3 is made for a provision.
-    fn bundles(&self, id: &ProvisionId) -> std::path::PathBuf {
-        self.config.state.join("bundles").join(id.as_str())
+    fn bundles(&self, record: &Record) -> std::path::PathBuf {
+        self.config.state.join("bundles").join(record.unique())
+    }
+
+    /// Removes what was made for provisions that are not open any more.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(super) fn sweep(&self, open: &[Record]) -> std::io::Result<()> {
+        let wanted: Vec<String> = open.iter().map(Record::unique).collect();
+        bundles::sweep(&self.config.state.join("bundles"), &wanted)
     }
 
     /// Who signs bundles.
@@ -214,18 +232,19 @@ impl Frontend {
         let all =
             (bundle_account.clone(), bundle_certificate.clone(), bundle_key.clone(), bundle_ec2_certificate.clone());
         let (Some(account), Some(certificate), Some(key), Some(ec2_certificate)) = all else {
-            return Err(SiteError {
-                what: "nobody is named who signs bundles".to_owned(),
-                hint: Some("set bundle_account, bundle_certificate, bundle_key and bundle_ec2_certificate".to_owned()),
-            });
+            let hint = "set bundle_account, bundle_certificate, bundle_key and bundle_ec2_certificate";
+            return Err(SiteError::new("nobody is named who signs bundles").hint(Some(hint.to_owned())));
         };
         Ok(Signer { account, certificate, key, ec2_certificate })
     }
 
+    fn digest(&self, image: &ImageName) -> Result<String, SiteError> {
+        let known = self.images.get(image);
+        Ok(known.map_err(|error| SiteError::new(&error).hint(error.hint().map(str::to_owned)))?.digest)
+    }
+
     fn disk(&self, image: &ImageName) -> Result<std::path::PathBuf, SiteError> {
-        self.images
-            .disk(image)
-            .map_err(|error| SiteError { what: error.to_string(), hint: error.hint().map(str::to_owned) })
+        self.images.disk(image).map_err(|error| SiteError::new(&error).hint(error.hint().map(str::to_owned)))
     }
 }
 
@@ -235,7 +254,7 @@ impl Site for Frontend {
     }
 
     async fn keep(&self, record: &Record) -> Result<(), SiteError> {
-        self.store.keep_provision(record).await.map_err(|error| failed(&error))
+        self.store.keep_provision(record).await.map_err(stored)
     }
 
     async fn build(&self, order: &Order) -> Result<(), SiteError> {
@@ -251,7 +270,7 @@ impl Site for Frontend {
             disk_mib: Some(u64::from(shipment.gib) << 10),
             gpgkeys: Vec::new(),
         };
-        let told = |error: make::MakeError| SiteError { what: error.to_string(), hint: error.hint() };
+        let told = |error: make::MakeError| SiteError::new(&error).hint(error.hint());
         let build = make::prepare(build, &self.service, &self.config, &self.images).await.map_err(told)?;
         build.run(|_, _| {}).await.map_err(told)?;
         Ok(())
@@ -266,6 +285,7 @@ impl Site for Frontend {
     async fn ship(&self, record: &Record, to: SocketAddr) -> Result<Shipped, SiteError> {
         let shipment = record.order.shipment.as_ref().ok_or_else(|| failed(&"there is no image to ship"))?;
         let (image, host) = (self.disk(&shipment.image)?, receiver_of(&record.id)?);
+        let digest = self.digest(&shipment.image)?;
         let stop = Arc::new(AtomicBool::new(false));
         let ending = EndWith(stop.clone());
         let (authority, config, of) = (self.authority.clone(), self.config.clone(), host.clone());
@@ -277,9 +297,16 @@ impl Site for Frontend {
             };
             ship::ship(&order, &authority, &config.names, &stop, &tell)
         });
+        // A receiver takes one shipment and is gone. If it was the last frontend's, nobody listens any more, and its word is all there is.
+        let fitted = self.fitted(&host, record.began);
+        tokio::pin!(fitted);
         let shipped = loop {
             tokio::select! {
-                shipped = &mut work => break shipped,
+                shipped = &mut work => break Some(shipped),
+                fitted = &mut fitted => {
+                    fitted?;
+                    break None;
+                }
                 Ok(()) = heard.changed() => {
                     let at = *heard.borrow_and_update();
                     let text = at.map(|at| format!("{:?} {}/{}", at.phase, at.done, at.of).to_lowercase());
@@ -291,11 +318,17 @@ impl Site for Frontend {
         };
         self.says(&record.id, None);
         drop(ending);
+        let Some(shipped) = shipped else {
+            return Ok(Shipped { sent_bytes: record.found.sent_bytes.unwrap_or(0), digest });
+        };
         let shipped = shipped.map_err(|error| failed(&error))?.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             failed(&format!("{error}{cause}"))
         })?;
-        self.fitted(&host, record.began).await?;
+        match tokio::time::timeout(FITTING, fitted).await {
+            Ok(fitted) => fitted?,
+            Err(_) => return Err(failed(&"the receiver does not say that the image is fitted")),
+        }
         Ok(Shipped { sent_bytes: shipped.sent_bytes, digest: shipped.digest })
     }
 
@@ -303,14 +336,24 @@ impl Site for Frontend {
         let shipment = order.shipment.as_ref().ok_or_else(|| failed(&"there is no image"))?;
         let disk = self.disk(&shipment.image)?;
         let base = shipment.base.as_ref().map(|base| self.disk(base)).transpose()?;
-        let work = tokio::task::spawn_blocking(move || Changed::new(&disk, base.as_deref()));
+        let digest = || {
+            let base = shipment.base.as_ref().map(|base| self.digest(base)).transpose()?;
+            let image = self.digest(&shipment.image)?;
+            Ok::<_, SiteError>(base.map_or(image.clone(), |base| format!("{image} over {base}")))
+        };
+        let before = digest()?;
+        let known = before.clone();
+        let work = tokio::task::spawn_blocking(move || Changed::new(known, &disk, base.as_deref()));
         let changed = work.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        if digest()? != before {
+            return Err(failed(&"the image was built anew while it was read"));
+        }
         Ok(Box::new(changed))
     }
 
     async fn bundle(&self, record: &Record) -> Result<Box<dyn Pieces>, SiteError> {
         let shipment = record.order.shipment.as_ref().ok_or_else(|| failed(&"there is no image"))?;
-        let (disk, folder) = (self.disk(&shipment.image)?, self.bundles(&record.id));
+        let (disk, folder) = (self.disk(&shipment.image)?, self.bundles(record));
         let form = match record.order.store().map(|store| store.end) {
             Some(End::Register) => Form::Bundle {
                 prefix: shipment.image.to_string(),
@@ -320,11 +363,13 @@ impl Site for Frontend {
             _ => Form::Disk,
         };
         let (told, mut heard) = tokio::sync::watch::channel(0_u64);
+        let stop = Arc::new(AtomicBool::new(false));
+        let ending = EndWith(stop.clone());
         let mut work = tokio::task::spawn_blocking(move || {
             let mut tell = |done| {
                 told.send_replace(done);
             };
-            Files::of(&disk, &folder, &form, &mut tell)
+            Files::of(&disk, &folder, &form, &stop, &mut tell)
         });
         let files = loop {
             tokio::select! {
@@ -338,13 +383,14 @@ impl Site for Frontend {
             }
         };
         self.says(&record.id, None);
+        drop(ending);
         let files = files.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         Ok(Box::new(files))
     }
 
     async fn sent(&self, record: &Record) -> Result<(), SiteError> {
-        let folder = self.bundles(&record.id);
-        bundles::remove(&folder).map_err(|error| failed(&format!("{}: {error}", folder.display())))
+        let folder = self.bundles(record);
+        bundles::discard(&folder).map_err(|error| failed(&format!("{}: {error}", folder.display())))
     }
 
     async fn member(&self, record: &Record, host: &HostName) -> Result<String, SiteError> {
@@ -375,17 +421,22 @@ impl Site for Frontend {
             count: record.order.most,
             provision: Some(record.id.clone()),
         };
-        let known = self.store.enrolments().await.map_err(|error| failed(&error))?;
+        let known = self.store.enrolments().await.map_err(stored)?;
         if known.contains(&rule) {
             return Ok(());
         }
-        self.store.add_enrolment(&rule).await.map_err(|error| failed(&error))
+        self.store.add_enrolment(&rule).await.map_err(stored)
     }
 
     async fn converged(&self, hosts: &[HostName]) -> Result<Vec<HostName>, SiteError> {
         let mut there = Vec::new();
         for host in hosts {
-            let known = self.store.host(host).await.map_err(|error| failed(&error))?;
+            let known = match self.store.host(host).await {
+                Ok(known) => known,
+                // Removed by hand: it does not become what it should be, and the others do.
+                Err(StoreError::Missing { .. }) => continue,
+                Err(error) => return Err(stored(error)),
+            };
             let Some(last) = known.last else { continue };
             let wanted = self.service.slot(host).served().map(|served| served.body.digest);
             let is_good = matches!(last.outcome, Outcome::Converged | Outcome::Unchanged);
@@ -403,18 +454,16 @@ impl Site for Frontend {
     async fn forget(&self, record: &Record) -> Result<(), SiteError> {
         Site::sent(self, record).await?;
         self.remove(&[receiver_of(&record.id)?]).await?;
-        let rules = self.store.enrolments().await.map_err(|error| failed(&error))?;
+        let rules = self.store.enrolments().await.map_err(stored)?;
         for rule in rules.iter().filter(|rule| rule.provision.as_ref() == Some(&record.id)) {
             match self.store.remove_enrolment(&rule.name).await {
                 Ok(()) | Err(StoreError::Missing { .. }) => {}
-                Err(error) => return Err(failed(&error)),
+                Err(error) => return Err(stored(error)),
             }
         }
         // A host that was removed by hand may be another provision's by now.
-        let all = self.store.provisions().await.map_err(|error| failed(&error))?;
-        let others =
-            all.iter().filter(|other| other.id != record.id && matches!(other.status, Status::Running | Status::Done));
-        let taken: BTreeSet<&HostName> = others.flat_map(|other| &other.order.hosts).collect();
+        let all = self.store.provisions().await.map_err(stored)?;
+        let taken = taken(&all, record);
         let hosts: Vec<HostName> = record.order.hosts.iter().filter(|host| !taken.contains(host)).cloned().collect();
         self.remove(&hosts).await
     }

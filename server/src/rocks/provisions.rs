@@ -128,6 +128,8 @@ fn follow(c: &Context<'_>, name: &str) -> Done {
             last = news;
         }
         let exit = match text(&now["status"]) {
+            // The frontend goes on trying; whoever waits here should know that somebody has to do something.
+            "ending" if !now["trouble"].is_null() => Exit::Unhealthy,
             "running" | "ending" => {
                 std::thread::sleep(EVERY);
                 continue;

@@ -153,7 +153,8 @@ pub(super) fn wait(c: &Context<'_>) -> Done {
     let end = Instant::now() + Duration::from_secs(seconds);
     let name = &c.names[0];
     loop {
-        let now = c.get(&path(name))?;
+        // What was changed a moment ago may begin it, or take its place.
+        let now = c.get(&format!("{}?settled=true", path(name)))?;
         let status = text(&now["status"]);
         let over = |why: &str| {
             let reason = now["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();

@@ -37,15 +37,9 @@ pub struct NewInstance<'n> {
 
 impl NewInstance<'_> {
     /// Takes note that it enrols. Gives whether it is the first time; if not, it must have been with the same key and as `host`.
-    async fn note(
-        &self,
-        work: &mut SqliteConnection,
-        host: Option<&str>,
-        ended: Option<i64>,
-        now: i64,
-    ) -> Result<bool, StoreError> {
+    async fn note(&self, work: &mut SqliteConnection, host: Option<&str>, now: i64) -> Result<bool, StoreError> {
         let (instance, key) = (self.document.instance_id.as_str(), self.key.to_string());
-        let sql = "insert into enrolled (instance, enrolment, account, region, key, enrolled, ended) values (?, ?, ?, ?, ?, ?, ?)
+        let sql = "insert into enrolled (instance, enrolment, account, region, key, enrolled) values (?, ?, ?, ?, ?, ?)
                    on conflict (instance) do nothing";
         let query = sqlx::query(sql)
             .bind(instance)
@@ -53,8 +47,7 @@ impl NewInstance<'_> {
             .bind(self.document.account_id.as_str())
             .bind(&self.document.region)
             .bind(&key)
-            .bind(now)
-            .bind(ended);
+            .bind(now);
         if query.execute(&mut *work).await?.rows_affected() > 0 {
             return Ok(true);
         }
@@ -145,7 +138,7 @@ impl Store {
         let (instance, host) = (new.document.instance_id.as_str(), certificate.host.as_str());
         let mut work = self.pool.begin().await?;
         // Written first: from here on nobody else counts, or enrols the same.
-        let is_new = new.note(&mut work, Some(host), None, now).await?;
+        let is_new = new.note(&mut work, Some(host), now).await?;
         if is_new {
             let row = sqlx::query("select appliance, count from enrolment where name = ?").bind(new.rule.as_str());
             let row = row.fetch_optional(&mut *work).await?;
@@ -181,9 +174,9 @@ impl Store {
         now: i64,
     ) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
-        // Its provision sees to the end of its host, so that none is named here. That it ends this moment means that what is known of it
-        // here is forgotten when its document is of no use any more.
-        new.note(&mut work, None, Some(now), now).await?;
+        // Its provision sees to the end of its host, so that none is named here, and says when the instance has ended: one that was stopped
+        // and is started again has a new document.
+        new.note(&mut work, None, now).await?;
         certificate.note(&mut work, now).await?;
         work.commit().await?;
         Ok(())

@@ -5,7 +5,7 @@ use rocks_provision::ids::ProvisionId;
 use rocks_provision::record::Record;
 use sqlx::Row as _;
 
-use super::{Store, StoreError, some};
+use super::{Store, StoreError, some, unique};
 use crate::provision::forecast::Forecast;
 
 fn record(text: &str) -> Result<Record, StoreError> {
@@ -13,6 +13,17 @@ fn record(text: &str) -> Result<Record, StoreError> {
 }
 
 impl Store {
+    /// Keeps a provision that begins.
+    ///
+    /// # Errors
+    /// There is one of that name.
+    pub async fn begin_provision(&self, record: &Record) -> Result<(), StoreError> {
+        let body = serde_json::to_string(record).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let sql = "insert into provision (name, status, body) values (?, 'open', ?)";
+        let query = sqlx::query(sql).bind(record.id.as_str()).bind(body);
+        unique(query.execute(&self.pool).await, "provision", record.id.as_str()).map(drop)
+    }
+
     /// Keeps a provision, in place of what was known of it.
     ///
     /// # Errors

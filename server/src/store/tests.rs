@@ -266,11 +266,14 @@ async fn an_instance_that_a_provision_launched_enrols_once_as_the_host_that_it_i
     let new = NewInstance { document: &document, rule: &web, key: &keys[0], arch: "x86_64" };
     let certificate = NewCertificate { serial: "other", host: &name, not_after: 1000, facts: &facts };
     assert!(matches!(store.enrol_instance(&new, &certificate, 100).await, Err(StoreError::Conflict(_))));
-    // It is remembered for as long as its document could be shown.
-    let other = "i-00000000000000009".parse().expect("an id");
-    store.end_instance(&other, 100 + 86_400).await.expect("noted");
+    // As long as it lives it is remembered, for whoever stops and starts it has a new document; and when it has ended, for as long as that
+    // could be shown.
+    let (first, other) = ("i-00000000000000001".parse().expect("an id"), "i-00000000000000009".parse().expect("an id"));
+    store.end_instance(&other, 100 + 30 * 86_400).await.expect("noted");
     assert!(matches!(enrol("i-00000000000000001", "lite-0-0", 1).await, Err(StoreError::Conflict(_))));
-    store.end_instance(&other, 100 + 3 * 86_400).await.expect("noted");
+    store.end_instance(&first, 100 + 31 * 86_400).await.expect("noted");
+    assert!(matches!(enrol("i-00000000000000001", "lite-0-0", 1).await, Err(StoreError::Conflict(_))));
+    store.end_instance(&other, 100 + 34 * 86_400).await.expect("noted");
     enrol("i-00000000000000001", "lite-0-0", 1).await.expect("it is forgotten");
 }
 

@@ -15,12 +15,13 @@ use jiff::Timestamp;
 use parts::Parts;
 use rocks_aws::{Aws, Keys, Settings};
 use rocks_common::ids::HostName;
-use rocks_provision::cloud::{BootMode, Tags};
+use rocks_provision::cloud::{BootMode, Owned, Tags};
 use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError, run};
 use rocks_provision::ids::{AccountId, AmiId, ProvisionId, VolumeId};
 use rocks_provision::objects::BucketName;
 use rocks_provision::order::{End, Join, Method, Order, Shipment, Store};
 use rocks_provision::record::Record;
+use rocks_provision::undo;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -201,6 +202,11 @@ pub(crate) fn bucket() -> BucketName {
     BucketName::of_site("0123456789abcdef", "us-east-1").expect("a name")
 }
 
+/// What is a site's and no record's.
+pub(crate) async fn leaks(aws: &Aws, site: &str, records: &[Record]) -> Vec<Owned> {
+    undo::leaks(undo::owned(aws, site, &[bucket()]).await.expect("listed"), records)
+}
+
 /// An order by a method, of the image `ami` if the method needs one: the receiver's, or the lite one.
 pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
     let is_there = method == Method::Lite;
@@ -287,6 +293,10 @@ impl Pretender {
 struct ThreeBlocks;
 
 impl Blocks for ThreeBlocks {
+    fn digest(&self) -> &str {
+        "three"
+    }
+
     fn indices(&self) -> &[u32] {
         &[0, 1, 7]
     }
