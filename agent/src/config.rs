@@ -1,4 +1,5 @@
-//! The agent's configuration: built-in, below `/usr/lib`, `/etc` and `/run`, then the command line; the later wins, key by key.
+//! The agent's configuration. The later wins, key by key: what is built in, `/etc/rocks-agent/agent.toml`, drop-ins in `config.d` below
+//! `/usr/lib`, `/etc` and `/run` by their names, the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -122,7 +123,7 @@ impl Config {
     }
 }
 
-/// The files that are there, in the order in which they count. A file of one name covers those of lower folders.
+/// The files that are there, in the order in which they count. A drop-in of one name covers those of lower folders.
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut drops = std::collections::BTreeMap::new();
     for folder in ["usr/lib/rocks-agent/config.d", "etc/rocks-agent/config.d", "run/rocks-agent/config.d"] {

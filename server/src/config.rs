@@ -1,5 +1,5 @@
-//! The frontend's configuration: built-in, below `/usr/lib`, `/etc` and `/run`, the environment, then the command line; the later wins,
-//! key by key.
+//! The frontend's configuration. The later wins, key by key: what is built in, `init.toml` in the state folder, `/etc/rocks/rocks.toml`,
+//! drop-ins in `config.d` below `/usr/lib`, `/etc` and `/run` by their names, the environment, the command line.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -337,7 +337,8 @@ fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
-/// The files that are there, in the order in which they count; that of `init` in the state folder comes first.
+/// The files that are there, in the order in which they count; that of `init` in the state folder comes first. A drop-in of one name covers
+/// those of lower folders.
 fn files(state: &Path) -> Vec<PathBuf> {
     let mut drops = BTreeMap::new();
     for folder in ["/usr/lib/rocks/config.d", "/etc/rocks/config.d", "/run/rocks/config.d"] {
