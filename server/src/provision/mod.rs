@@ -8,7 +8,7 @@ mod expire;
 pub mod forecast;
 pub mod known;
 pub mod site;
-mod userdata;
+pub(crate) mod userdata;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
