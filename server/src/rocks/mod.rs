@@ -33,7 +33,7 @@ use spec::Flag;
 const SOCKETS: [&str; 2] = ["/run/rocks/admin.sock", "/var/lib/rocks/run/admin.sock"];
 
 /// The first of `places` that is there; if none is, the first.
-fn first_there<'p>(places: [&'p str; 2]) -> &'p Path {
+fn first_there(places: [&str; 2]) -> &Path {
     let there = places.into_iter().find(|place| Path::new(place).exists());
     Path::new(there.unwrap_or(places[0]))
 }
