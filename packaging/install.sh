@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # install.sh WHAT BINDIR DESTDIR [PREFIX [UNITDIR]]: puts one package's files, or all, below DESTDIR.
-# WHAT is agent, server, cli, graphs or all. The RPM's spec, the deb's recipe and `make install` all come here, so that a file list is
-# written once.
+# WHAT is agent, server, cli, graphs or all. The RPM's spec and `make install` both come here, so that a file list is written once.
 set -euo pipefail
 what=$1 bin=$2 dest=$3 prefix=${4:-/usr} units=${5:-}
 units=${units:-$prefix/lib/systemd/system}

@@ -1,4 +1,5 @@
-//! The agent's configuration: built-in, below `/usr/lib`, `/etc` and `/run`, then the command line; the later wins, key by key.
+//! The agent's configuration. The later wins, key by key: what is built in, `/etc/rocks-agent/agent.toml`, drop-ins in `config.d` below
+//! `/usr/lib`, `/etc` and `/run` by their names, the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -122,7 +123,7 @@ impl Config {
     }
 }
 
-/// The files that are there, in the order in which they count. A file of one name covers those of lower folders.
+/// The files that are there, in the order in which they count. A drop-in of one name covers those of lower folders.
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut drops = std::collections::BTreeMap::new();
     for folder in ["usr/lib/rocks-agent/config.d", "etc/rocks-agent/config.d", "run/rocks-agent/config.d"] {
@@ -156,5 +157,41 @@ mod tests {
         put("run/rocks-agent/config.d/20.toml", "wait = 5\n");
         let error = Config::load(root.path(), None, None).expect_err("unknown key").to_string();
         assert!(error.contains("20.toml") && error.contains("wait"), "{error}");
+    }
+
+    /// Every key stands in the packaged file, and what stands there can be used when the "#" is taken away.
+    #[test]
+    fn the_packaged_file_names_every_key() {
+        let file = include_str!("../../packaging/etc/agent.toml");
+        let is_setting = |line: &str| {
+            let word = line.split(" = ").next().unwrap_or_default();
+            line.starts_with('[') || (line.contains(" = ") && !word.is_empty() && !word.contains(' '))
+        };
+        let plain = |line: &str| match line.strip_prefix('#') {
+            Some(rest) if is_setting(rest) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        };
+        let text: String = file.lines().map(plain).collect();
+        let table: toml::Table = text.parse().expect("TOML");
+        let _: Fragment = toml::from_str(&text).expect("every key is known");
+        assert_eq!(toml::from_str::<toml::Table>(file).expect("TOML").len(), 0, "nothing holds until it is asked for");
+        let source = include_str!("config.rs");
+        let keys = |name: &str| -> Vec<&str> {
+            let body = source.split_once(&format!("struct {name} {{\n")).expect("it is there").1;
+            let body = body.split_once("\n}").expect("it ends").0;
+            body.lines().filter_map(|line| line.trim().split_once(": Option<")).map(|(key, _)| key).collect()
+        };
+        let policy = table["policy"].as_table().expect("a table");
+        let missing = |name: &str, table: &toml::Table| -> Vec<String> {
+            keys(name).into_iter().filter(|key| !table.contains_key(*key)).map(ToOwned::to_owned).collect()
+        };
+        assert_eq!((missing("Fragment", &table), missing("PolicyFragment", policy)), (Vec::new(), Vec::new()));
+        // All of it is built in, but for the example of a key.
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().join("agent.toml");
+        fs::write(&path, &text).expect("written");
+        let mut said = Config::load(root.path(), None, Some(&path)).expect("it is well-formed");
+        said.gpgkeys.clear();
+        assert_eq!(said, Config::load(root.path(), None, None).expect("nothing is there"));
     }
 }

@@ -77,6 +77,9 @@ pub enum IdentityError {
     /// Nobody has enrolled the instance.
     #[error("this instance is not enrolled: there is no join document")]
     NotEnrolled,
+    /// A join document that somebody named is not there.
+    #[error("there is no file {}", .0.display())]
+    NoFile(PathBuf),
     /// The file system's.
     #[error("{}: {source}", path.display())]
     Io {
@@ -233,15 +236,21 @@ pub fn read_join(path: &Path) -> Result<Join, IdentityError> {
     let text = bytes.ok_or(IdentityError::NotEnrolled)?;
     let bad = |why: String| IdentityError::Bad { path: path.to_path_buf(), why };
     let text = String::from_utf8(text).map_err(|_| bad("it is not UTF-8".to_owned()))?;
-    // The parser's message may quote the token: say only where.
+    // The parser's message may quote the token: say only where, or what is missing.
     let join: Join = toml::from_str(&text).map_err(|error| {
+        let table = toml::from_str::<toml::Table>(&text).ok();
+        let missing = table.and_then(|table| ["frontend", "ca"].into_iter().find(|key| !table.contains_key(*key)));
         let at = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());
-        bad(format!("it is not a join document (line {at})"))
+        bad(missing.map_or_else(
+            || format!("it is not a join document (line {at})"),
+            |key| format!("it is not a join document: it lacks `{key}`"),
+        ))
     })?;
-    if join.token.is_some() == join.identity.is_some() {
-        return Err(bad("it is not a join document: it has either a token or an identity".to_owned()));
+    match (&join.token, join.identity) {
+        (None, None) => Err(bad("it is not a join document: it lacks `token`".to_owned())),
+        (Some(_), Some(_)) => Err(bad("it is not a join document: it has either a token or an identity".to_owned())),
+        _ => Ok(join),
     }
-    Ok(join)
 }
 
 fn make_request() -> Result<(String, String), IdentityError> {
@@ -329,6 +338,14 @@ mod tests {
         for bad in ["", "token = \"secret\"\nidentity = \"ec2\"\n", "identity = \"secret\"\n", "token = secret\n"] {
             let error = read(&format!("frontend = \"https://f\"\nca = \"\"\n{bad}")).expect_err("neither").to_string();
             assert!(!error.contains("secret"), "{error}");
+        }
+        for (text, key) in [
+            ("token = \"secret\"\nca = \"\"\n", "`frontend`"),
+            ("frontend = \"https://f\"\ntoken = \"secret\"\n", "`ca`"),
+            ("frontend = \"https://f\"\nca = \"\"\n", "`token`"),
+        ] {
+            let error = read(text).expect_err("a key is missing").to_string();
+            assert!(error.ends_with(&format!("it lacks {key}")) && !error.contains("secret"), "{error}");
         }
     }
 

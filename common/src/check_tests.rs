@@ -149,3 +149,23 @@ fn everything_is_found_at_once_with_a_caret_and_a_hint() {
     // What is set is no longer undefined.
     assert!(!roll.check(&[("one", "1"), ("two", "2")]).render().contains("undefined-entity"));
 }
+
+#[test]
+fn an_attribute_is_mentioned_where_its_whole_name_stands() {
+    let graph = "<graph><edge from=\"a\" cond=\"java\"><to>b</to></edge></graph>";
+    let node = "<kickstart><post>echo &tab_stop;</post></kickstart>";
+    let roll = Roll::new(graph, &[("a", EMPTY), ("b", node)]);
+    roll.put("r/include/more.txt", "from ${site}\n");
+    let (rolls, _) = load(&[roll.0.path().join("r")], &LoadOptions::default());
+    for (name, is_there) in [
+        ("java", true),
+        ("tab_stop", true),
+        ("site", true),
+        ("tab", false),
+        ("jav", false),
+        ("stop", false),
+        ("ec2", false),
+    ] {
+        assert_eq!(rolls.mentions(name), is_there, "{name}");
+    }
+}

@@ -103,6 +103,21 @@ impl RollSet {
         self.nodes.iter().chain(&self.site_nodes).map(|(stem, file)| (&**stem, &**file))
     }
 
+    /// Whether a condition of the graph, a node file or an include file has the attribute's name in it. Where none has, no profile reads it,
+    /// unless code makes the name up.
+    #[must_use]
+    pub fn mentions(&self, attribute: &str) -> bool {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let has = |text: &str| {
+            text.match_indices(attribute)
+                .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + attribute.len()..].starts_with(is_part))
+        };
+        self.graph.edges().iter().any(|edge| {
+            edge.whole.as_ref().is_ok_and(|cond| cond.as_ref().is_some_and(|cond| cond.names().contains(&attribute)))
+        }) || self.node_files().any(|(_, file)| has(file.source.text()))
+            || self.includes.values().any(|text| has(text))
+    }
+
     /// Puts the rolls' defaults and the dialect's intrinsic values under `attributes`.
     pub fn complete(&self, attributes: &mut Attributes) {
         for (name, value) in &self.defaults {

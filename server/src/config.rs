@@ -1,5 +1,5 @@
-//! The frontend's configuration: built-in, below `/usr/lib`, `/etc` and `/run`, the environment, then the command line; the later wins,
-//! key by key.
+//! The frontend's configuration. The later wins, key by key: what is built in, `init.toml` in the state folder, `/etc/rocks/rocks.toml`,
+//! drop-ins in `config.d` below `/usr/lib`, `/etc` and `/run` by their names, the environment, the command line.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -337,7 +337,8 @@ fn variable(key: &str, value: &str) -> Result<Fragment, String> {
     table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
-/// The files that are there, in the order in which they count; that of `init` in the state folder comes first.
+/// The files that are there, in the order in which they count; that of `init` in the state folder comes first. A drop-in of one name covers
+/// those of lower folders.
 fn files(state: &Path) -> Vec<PathBuf> {
     let mut drops = BTreeMap::new();
     for folder in ["/usr/lib/rocks/config.d", "/etc/rocks/config.d", "/run/rocks/config.d"] {
@@ -431,6 +432,39 @@ mod tests {
         assert!(config.certificates().expect_err("no such file").to_string().contains("/b.pem"));
         for part in ["c.toml", "ROCKS_SERVER_LISTEN", "ROCKS_SERVER_NO:", "ROCKS_SERVER_TOKEN_HOURS"] {
             assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    /// Every key stands in the packaged file, and what stands there can be used when the "#" is taken away.
+    #[test]
+    fn the_packaged_file_names_every_key() {
+        let file = include_str!("../../packaging/etc/rocks.toml");
+        let is_setting = |line: &str| {
+            let word = line.split(" = ").next().unwrap_or_default();
+            line.starts_with('[') || (line.contains(" = ") && !word.is_empty() && !word.contains(' '))
+        };
+        let plain = |line: &str| match line.strip_prefix('#') {
+            Some(rest) if is_setting(rest) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        };
+        let text: String = file.lines().map(plain).collect();
+        let table: toml::Table = text.parse().expect("TOML");
+        let _: Fragment = toml::from_str(&text).expect("every key is known");
+        assert_eq!(toml::from_str::<toml::Table>(file).expect("TOML").len(), 0, "nothing holds until it is asked for");
+        let source = include_str!("config.rs");
+        let keys = |name: &str| -> Vec<&str> {
+            let body = source.split_once(&format!("struct {name} {{\n")).expect("it is there").1;
+            let body = body.split_once("\n}").expect("it ends").0;
+            body.lines().filter_map(|line| line.trim().split_once(": Option<")).map(|(key, _)| key).collect()
+        };
+        let missing: Vec<&str> = keys("Fragment").into_iter().filter(|key| !table.contains_key(*key)).collect();
+        assert!(missing.is_empty() && keys("Fragment").len() > 15, "{missing:?}");
+        let built_in = Config::of(None, Some(Path::new("/dev/null")), environment(&[])).expect("good");
+        let built_in = toml::Table::try_from(&built_in).expect("it can be written");
+        // What is an example, because nothing is built in.
+        let examples = ["names", "gpgkeys", "aws_identity_certificates"];
+        for (key, value) in table.iter().filter(|(key, _)| !examples.contains(&key.as_str())) {
+            assert!(built_in.get(key).is_none_or(|default| default == value), "{key}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `rocks-server init` and `rocks-server serve`: configuration, then everything bound, then running until told to end.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::mirror::Mirror;
 use crate::mirror::index::Indexes;
 use crate::mirror::serve::MirrorRoot;
 use crate::near::Near;
-use crate::output::{Exit, Output};
+use crate::output::{Exit, Output, chain};
 use crate::provision::Provisions;
 use crate::provision::account::Accounts;
 use crate::provision::site::Frontend;
@@ -83,11 +84,16 @@ pub fn init(args: &InitArgs, output: &mut Output<'_>) -> Exit {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(Store::open(&state.join("rocks.db")))?;
+        let folder = fs::metadata(&state)?;
+        // The packaged service runs as the folder's owner, and could not read what root made there.
+        if rustix::process::geteuid().is_root() && folder.uid() != 0 {
+            hand_over(&state, folder.uid(), folder.gid())?;
+        }
         Ok(())
     })();
     match made {
         Err(error) => {
-            output.message(&format!("error: {error:#}\n"));
+            output.message(&format!("error: {}\n", chain(&error)));
             Exit::Failed
         }
         Ok(()) => {
@@ -98,6 +104,39 @@ pub fn init(args: &InitArgs, output: &mut Output<'_>) -> Exit {
             Exit::Ok
         }
     }
+}
+
+/// What `init` makes in the state folder.
+const MADE: [&str; 11] = [
+    "init.toml",
+    "ca",
+    "ca/ca.key",
+    "ca/ca.pem",
+    "keys",
+    "keys/seal.p8",
+    "run",
+    "mirror",
+    "rocks.db",
+    "rocks.db-wal",
+    "rocks.db-shm",
+];
+
+/// Hands what `init` made in `state` to the folder's owner, who could have put links there: those are not followed.
+fn hand_over(state: &Path, user: u32, group: u32) -> io::Result<()> {
+    for name in MADE {
+        let path = state.join(name);
+        let folder = path.parent().unwrap_or(state);
+        if folder != state && !fs::symlink_metadata(folder).is_ok_and(|folder| folder.is_dir()) {
+            continue;
+        }
+        match lchown(&path, Some(user), Some(group)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Runs `serve`.
@@ -127,7 +166,7 @@ pub fn serve(args: &ServeArgs, output: &mut Output<'_>) -> Exit {
     match result {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            output.message(&format!("error: {error:#}\n"));
+            output.message(&format!("error: {}\n", chain(&error)));
             Exit::Failed
         }
     }
@@ -445,5 +484,52 @@ fn tell(state: &str) {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
         let pairs: Vec<(&str, &str)> = state.lines().filter_map(|line| line.split_once('=')).collect();
         let _ = systemd::daemon::notify(pairs.iter());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that `init` makes is handed over; a link stays one, and what it points to is left alone.
+    #[test]
+    fn what_init_makes_is_known_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        let args = InitArgs { state_dir: Some(state.clone()), names: vec!["f".to_owned()], if_needed: false };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let exit = init(&args, &mut Output { out: &mut out, err: &mut err });
+        assert_eq!(exit, Exit::Ok, "{}", String::from_utf8_lossy(&err));
+        let mut todo = vec![state.clone()];
+        while let Some(at) = todo.pop() {
+            for entry in fs::read_dir(&at).expect("a folder").flatten() {
+                let path = entry.path();
+                let name = path.strip_prefix(&state).expect("below").to_string_lossy().into_owned();
+                assert!(MADE.contains(&name.as_str()), "{name}");
+                if path.is_dir() {
+                    todo.push(path);
+                }
+            }
+        }
+        // Only root can give files away; others can give them to themselves.
+        let own = fs::metadata(&state).expect("there");
+        let user = if rustix::process::geteuid().is_root() { 65_534 } else { own.uid() };
+        let (secret, keys) = (folder.path().join("secret"), folder.path().join("keys"));
+        fs::write(&secret, "").expect("written");
+        fs::rename(state.join("keys"), &keys).expect("moved");
+        fs::remove_file(state.join("init.toml")).expect("removed");
+        std::os::unix::fs::symlink(&secret, state.join("init.toml")).expect("linked");
+        std::os::unix::fs::symlink(&keys, state.join("keys")).expect("linked");
+        hand_over(&state, user, own.gid()).expect("done");
+        let owner = |path: &Path| fs::symlink_metadata(path).expect("there").uid();
+        for (path, uid) in [
+            (state.join("ca/ca.key"), user),
+            (state.join("rocks.db"), user),
+            (state.join("init.toml"), user),
+            (secret, own.uid()),
+            (keys.join("seal.p8"), own.uid()),
+        ] {
+            assert_eq!(owner(&path), uid, "{}", path.display());
+        }
     }
 }

@@ -44,6 +44,18 @@ impl Exit {
     }
 }
 
+/// An error and what caused it. An error that names its cause itself is not followed by that once more.
+#[must_use]
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Standard output and standard error, or what a test puts there.
 pub struct Output<'o> {
     /// Data.
@@ -67,5 +79,26 @@ impl Output<'_> {
     /// Writes a message. Nobody can be told that this failed.
     pub fn message(&mut self, text: &str) {
         let _ = self.err.write_all(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("/ca: {source}")]
+        struct Named {
+            source: io::Error,
+        }
+        let cause = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let named = Err::<(), _>(Named { source: cause() }).context("cannot begin").expect_err("it is one");
+        assert_eq!(chain(&named), "cannot begin: /ca: permission denied");
+        let bare = Err::<(), _>(cause()).context("cannot listen").expect_err("it is one");
+        assert_eq!(chain(&bare), "cannot listen: permission denied");
     }
 }

@@ -59,7 +59,10 @@ pub(super) fn enrol(config: &Config, join: Option<&Path>, output: &mut Output<'_
         match join {
             None => service::identity(config).await,
             Some(path) => {
-                let join = identity::read_join(path)?;
+                let join = identity::read_join(path).map_err(|error| match error {
+                    IdentityError::NotEnrolled => IdentityError::NoFile(path.to_path_buf()),
+                    other => other,
+                })?;
                 identity::enrol(&config.state, &join, identity::facts(&config.root), Timestamp::now()).await
             }
         }

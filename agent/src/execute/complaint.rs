@@ -43,9 +43,17 @@ pub(super) fn of(output: &str) -> (&'static str, String) {
     (code, message)
 }
 
+/// What to do about a complaint with this code.
+pub(super) fn hint(code: &str) -> &'static str {
+    match code {
+        "no-key" => "set `gpgkeys` in /etc/rocks-agent/agent.toml, or `rpm --import KEY`; it is tried again",
+        _ => "it is tried again",
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::of;
+    use super::{hint, of};
 
     #[test]
     fn the_complaint_is_found_and_named() {
@@ -70,6 +78,7 @@ mod tests {
                        keys installed.\nProblem repository: [rocks-base]\nbandwidth: 0\n";
         let (code, message) = of(keyless);
         assert_eq!(code, "no-key");
+        assert!(hint(code).contains("gpgkeys") && !hint("disk-full").contains("gpgkeys"));
         assert!(!message.contains("bandwidth"), "{message}");
         let signature = "Error: GPG check FAILED\n";
         assert_eq!(of(signature), ("bad-signature", "GPG check FAILED".to_owned()));

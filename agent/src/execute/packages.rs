@@ -177,7 +177,13 @@ impl Executor<'_> {
                 let mut outcome = Outcome::of(&finished);
                 if outcome.failed {
                     let (code, message) = complaint::of(&outcome.output);
-                    outcome.findings.push(finding(code, Severity::Error, manager, message, Some("it is tried again")));
+                    outcome.findings.push(finding(
+                        code,
+                        Severity::Error,
+                        manager,
+                        message,
+                        Some(complaint::hint(code)),
+                    ));
                 }
                 outcome
             }

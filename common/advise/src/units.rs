@@ -259,6 +259,9 @@ impl FromStr for Bytes {
             "tb" => PICO,
             _ => return Err(wrong("size", text, HINT)),
         };
+        if unit == 1 && number % PICO != 0 {
+            return Err(wrong("size", text, "a part of a byte is none: write a fraction with its unit, as in 1.5GiB"));
+        }
         let bytes = number.checked_mul(unit).map(|n| n / PICO).and_then(|n| u64::try_from(n).ok());
         // Nothing real is larger than this, and what is calculated of it stays far from overflow.
         bytes.filter(|n| *n <= 1 << 60).map(Self).ok_or_else(|| wrong("size", text, "it is out of range"))

@@ -45,6 +45,9 @@ fn sizes_times_and_rates_are_read() {
     assert_eq!("2.5GiB".parse::<Bytes>().unwrap(), Bytes(2_684_354_560));
     assert_eq!("10 MB".parse::<Bytes>().unwrap(), Bytes(10_000_000));
     assert_eq!("4096".parse::<Bytes>().unwrap(), Bytes(4096));
+    assert_eq!("2.0".parse::<Bytes>().unwrap(), Bytes(2));
+    assert!("1.5".parse::<Bytes>().unwrap_err().to_string().contains("1.5GiB"), "a part of a byte");
+    assert!("0.5 B".parse::<Bytes>().is_err());
     assert_eq!("180ms".parse::<Span>().unwrap().microseconds(), 180_000);
     assert_eq!("1.5 h".parse::<Span>().unwrap(), Span::from_seconds(5400));
     assert_eq!("100Mbit/s".parse::<Rate>().unwrap(), Rate::from_megabits(100));

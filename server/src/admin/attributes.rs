@@ -1,8 +1,11 @@
 //! Attributes. Values of secret ones are shown only to those who ask for them.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use rocks_common::attr::Scope;
+use rocks_common::check::HOST_ATTRIBUTES;
 use rocks_common::ids::{AttrName, HostName};
 use rocks_common::limits;
 use serde::Deserialize;
@@ -10,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::problem::{Answer, Asked, Failure, Input, Named, answer, done};
+use crate::kickstart::CANARY;
+use crate::near::{NEAR, RELAY};
 use crate::store::{MASK, Owner, Setting};
 
 /// Whether secret values are shown.
@@ -56,7 +61,27 @@ pub(super) async fn set(State(admin): State<Admin>, Input(setting): Input<Settin
         return Err(Failure::bad("too-large", title));
     }
     admin.store.set_attribute(&setting).await?;
-    done()
+    if is_unused(&admin, &setting.name).await { Ok(Json(json!({"unused": true}))) } else { done() }
+}
+
+/// How long is waited for rolls that were just added, before an attribute is said to be of no use.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Whether nothing that is known of reads an attribute: neither the rolls in use nor the frontend itself.
+async fn is_unused(admin: &Admin, name: &AttrName) -> bool {
+    let name = name.as_str();
+    if HOST_ATTRIBUTES.contains(&name) || [RELAY, NEAR, CANARY].contains(&name) {
+        return false;
+    }
+    let unused = || {
+        let sound = admin.service.last_sync().problems.is_none();
+        sound && admin.service.rolls().is_some_and(|rolls| !rolls.mentions(name))
+    };
+    if !unused() {
+        return false;
+    }
+    admin.service.catch_up(CATCH_UP).await;
+    unused()
 }
 
 #[derive(Deserialize)]

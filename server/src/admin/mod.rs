@@ -162,7 +162,9 @@ async fn health(State(admin): State<Admin>) -> problem::Answer {
         let days = (end - now.as_second()) / 86_400;
         if days < 180 {
             let message = format!("the certificate authority ends in {days} days");
-            find("authority-ends", if days < 30 { "error" } else { "warning" }, message, "make a new frontend in time");
+            let hint = "agents trust this authority alone: before it ends, make a new frontend (`rocks dump` says what is in this one) and \
+                        give every host a join document of that";
+            find("authority-ends", if days < 30 { "error" } else { "warning" }, message, hint);
         }
     }
     let stat = rustix::fs::statvfs(&admin.config.state).map_err(|error| problem::Failure::internal(&error))?;

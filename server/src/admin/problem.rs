@@ -51,11 +51,13 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        match &error {
+        let mut failure = match &error {
             StoreError::Missing { .. } => Self::new(StatusCode::NOT_FOUND, "not-found", error.to_string()),
             StoreError::Conflict(_) => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             _ => Self::internal(&error),
-        }
+        };
+        failure.0.hint = error.hint();
+        failure
     }
 }
 

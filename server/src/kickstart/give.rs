@@ -19,7 +19,7 @@ use crate::rollout::{Change, Heard, Touched};
 use crate::store::{Delivery, Given, Host, Owner, StoreError, Strategies};
 
 /// The attribute by which a host says that it wants to be among the first.
-const CANARY: &str = "canary";
+pub(crate) const CANARY: &str = "canary";
 /// Characters of an appliance's name that stand in those of its rollouts.
 const NAME_CHARS: usize = 100;
 

@@ -36,6 +36,7 @@ use crate::eval::{Confinement, Policy, Runner};
 use crate::rollout::Rollouts;
 use crate::store::{Host, Store, StoreError, attributes_of};
 pub use advance::ActError;
+pub(crate) use give::CANARY;
 use render::{Basis, Kept, Work};
 use sync::Turn;
 

@@ -10,7 +10,7 @@ use rocks_advise::{
 };
 use serde_json::json;
 
-use crate::output::{Exit, Output};
+use crate::output::{Exit, Output, chain};
 
 /// Say which method to take, how long it will take and what it will cost.
 #[derive(Debug, clap::Args)]
@@ -164,7 +164,7 @@ pub fn run(args: &Args, output: &mut Output<'_>) -> Exit {
         Ok(text) if output.data(&text).is_ok() => Exit::Ok,
         Ok(_) => Exit::Failed,
         Err(error) => {
-            output.message(&format!("error: {error:#}\n"));
+            output.message(&format!("error: {}\n", chain(&error)));
             Exit::Failed
         }
     }

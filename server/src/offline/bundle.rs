@@ -14,7 +14,7 @@ use rocks_bundle::{
 };
 use serde_json::json;
 
-use crate::output::{Exit, Output};
+use crate::output::{Exit, Output, chain};
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -111,7 +111,7 @@ fn say(made: anyhow::Result<String>, output: &mut Output<'_>) -> Exit {
         Ok(text) if output.data(&text).is_ok() => Exit::Ok,
         Ok(_) => Exit::Failed,
         Err(error) => {
-            output.message(&format!("error: {error:#}\n"));
+            output.message(&format!("error: {}\n", chain(&error)));
             Exit::Failed
         }
     }

@@ -9,7 +9,7 @@ pub mod forecast;
 pub mod known;
 pub mod site;
 mod task;
-mod userdata;
+pub(crate) mod userdata;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -2,20 +2,20 @@
 
 /// What a receiver is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Job<'j> {
+pub(crate) struct Job<'j> {
     /// The volume that it writes.
-    pub(super) volume: &'j str,
+    pub(crate) volume: &'j str,
     /// What that is attached as.
-    pub(super) device: &'j str,
+    pub(crate) device: &'j str,
     /// The port that it listens at.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// For how many seconds it waits.
-    pub(super) patience: u64,
+    pub(crate) patience: u64,
 }
 
 /// The user data of an instance. The same arguments give the same text.
 #[must_use]
-pub(super) fn user_data(join: &str, job: Option<&Job<'_>>) -> String {
+pub(crate) fn user_data(join: &str, job: Option<&Job<'_>>) -> String {
     let mut text = format!(
         "#!/bin/sh\n# Rocks: who this machine is.\numask 077\nmkdir -p /etc/rocks-agent\n\
          cat >/etc/rocks-agent/join.toml <<'ROCKS-JOIN'\n{join}ROCKS-JOIN\n"

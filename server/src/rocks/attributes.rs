@@ -13,6 +13,16 @@ use crate::output::Exit;
 
 const PATH: &str = "/api/v1/attributes";
 
+/// The letters of the column SOURCE. The later wins.
+pub(super) const SOURCES: [(&str, &str); 6] = [
+    ("R", "a roll's default"),
+    ("I", "the frontend's own"),
+    ("G", "all hosts"),
+    ("O", "the operating system"),
+    ("A", "the appliance"),
+    ("H", "the host: the later of these wins; `-o wide` spells them out"),
+];
+
 fn owner(scope: &str, c: &Context<'_>) -> (Value, usize) {
     if scope == "global" { (json!({"scope": scope}), 0) } else { (json!({"scope": scope, "owner": c.names[0]}), 1) }
 }
@@ -39,7 +49,12 @@ fn set(c: &Context<'_>, scope: &str) -> Done {
     };
     body["value"] = json!(value);
     body["secret"] = json!(c.has(Flag::Secret));
-    c.act(Method::PUT, PATH, &body)
+    let done = c.send(Method::PUT, PATH, &body)?;
+    if done["unused"] == true && !c.cli.quiet {
+        let hint = "`rocks list roll` shows which rolls are enabled";
+        c.message(&format!("note: no enabled roll uses the attribute `{}`\nhint: {hint}\n", c.names[at]));
+    }
+    Ok((String::new(), Exit::Ok))
 }
 
 fn remove(c: &Context<'_>, scope: &str) -> Done {

@@ -40,8 +40,9 @@ type Answer = http::Response<hyper::body::Incoming>;
 
 fn down(socket: &Path) -> impl Fn(&dyn std::fmt::Display) -> Refusal {
     move |error| {
-        Refusal::new(Exit::Temporary, format!("the frontend does not answer at {}: {error}", socket.display()))
-            .hint("is rocks-server running? the socket is chosen with --socket or ROCKS_SOCKET")
+        Refusal::new(Exit::Temporary, format!("the frontend does not answer at {}: {error}", socket.display())).hint(
+            "is rocks-server running? root and the group `rocks` may ask it; --socket or ROCKS_SOCKET names another socket",
+        )
     }
 }
 

@@ -19,7 +19,7 @@ macro_rules! spec {
         Entry {
             spec: Spec {
                 $($field: $value,)*
-                ..Spec { path: &$path, names: $names, keys: &[], flags: &[], about: $about, example: "", words: Words::None }
+                ..Spec { path: &$path, names: $names, keys: &[], flags: &[], about: $about, example: "", notes: &[], words: Words::None }
             },
             run: $run,
         }
@@ -41,13 +41,15 @@ fn about(verb: &str) -> &'static str {
         "add" => "Add an appliance, an enrolment, a host, an image, a roll",
         "back" => "Take a rollout back",
         "pause" | "resume" => "Hold a rollout, or let it go on",
-        "create" => "Make the distribution, copy an upstream repository",
-        "disable" | "enable" => "Switch a roll",
+        "advise" => "Say which method to provision by",
+        "cancel" => "End a provision",
+        "create" => "Publish the distribution, copy an upstream repository, build an image",
+        "disable" | "enable" => "Leave a roll out of kickstarts, or take it in again",
         "trust" | "distrust" => "Decide whether a roll's code may run on the frontend",
         "explain" => "Say how something came to be",
         "export" => "Write an image into a file",
         "list" => "List and show",
-        "remove" => "Remove",
+        "remove" => "Remove an object, an attribute or a strategy",
         "report" => "Show what agents reported",
         "set" => "Set attributes, a host's appliance, or how changes reach hosts",
         "ship" => "Send an image to the cloud",
@@ -126,6 +128,13 @@ fn leaf(command: Command, spec: &'static Spec) -> Command {
         let width = spec.keys.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 1;
         for (key, help) in spec.keys {
             after.push_str(&format!("  {:width$}  {help}\n", format!("{key}=")));
+        }
+    }
+    if !spec.notes.is_empty() {
+        after.push_str(if after.is_empty() { "Meaning:\n" } else { "\nMeaning:\n" });
+        let width = spec.notes.iter().map(|(word, _)| word.len()).max().unwrap_or(0);
+        for (word, help) in spec.notes {
+            after.push_str(&format!("  {word:width$}  {help}\n"));
         }
     }
     if !spec.example.is_empty() {

@@ -27,7 +27,8 @@ fn candidates(spec: &Spec, current: &str) -> Vec<CompletionCandidate> {
         Words::Path => return clap_complete::engine::PathCompleter::any().complete_from(current),
         Words::None => "",
     };
-    let socket = std::env::var_os("ROCKS_SOCKET").map_or_else(|| PathBuf::from(super::SOCKET), PathBuf::from);
+    let socket =
+        std::env::var_os("ROCKS_SOCKET").map_or_else(|| super::first_there(super::SOCKETS).to_owned(), PathBuf::from);
     let rows = match path {
         "" => None,
         // A frontend that does not answer has no names.

@@ -76,7 +76,7 @@ impl<'c> Context<'c> {
     }
 
     fn socket(&self) -> &Path {
-        &self.cli.socket
+        self.cli.socket()
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Refusal> {

@@ -137,7 +137,7 @@ pub(super) fn export(c: &Context<'_>) -> Done {
     let file = tempfile::NamedTempFile::new_in(folder).map_err(|error| failed(&error))?;
     let mut at = 0;
     let place = format!("/api/v1/images/{}/content?format={}", encode(name), encode(format));
-    let bytes = client::fetch(&c.cli.socket, &place, &mut |bytes| {
+    let bytes = client::fetch(c.cli.socket(), &place, &mut |bytes| {
         let mut bytes = bytes;
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(bytes.len().min(usize::try_from(HOLE - at % HOLE).unwrap_or(1)));
@@ -198,7 +198,7 @@ fn send(c: &Context<'_>, path: &Path, name: &str) -> Done {
     if let Some(appliance) = c.key("appliance") {
         place.push_str(&format!("?appliance={}", encode(appliance)));
     }
-    let mut stream = client::upgrade(&c.cli.socket, &place)?;
+    let mut stream = client::upgrade(c.cli.socket(), &place)?;
     sender.run(&mut stream, &tell).map_err(failed)?;
     drop(progress);
     // Then the frontend says in one line what it made of it.

@@ -22,23 +22,29 @@ mod spec;
 mod table;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as _, FromArgMatches as _, ValueEnum};
 
 use crate::output::{Exit, Output};
 use spec::Flag;
 
-/// Where the frontend's socket is when nobody says otherwise.
-const SOCKET: &str = "/run/rocks/admin.sock";
+/// Where the frontend's socket is when nobody says otherwise: the service's, and that of a frontend that was started by hand.
+const SOCKETS: [&str; 2] = ["/run/rocks/admin.sock", "/var/lib/rocks/run/admin.sock"];
+
+/// The first of `places` that is there; if none is, the first.
+fn first_there(places: [&str; 2]) -> &Path {
+    let there = places.into_iter().find(|place| Path::new(place).exists());
+    Path::new(there.unwrap_or(places[0]))
+}
 
 /// What holds for all commands.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Cli {
-    /// The frontend's socket
-    #[arg(long, value_name = "PATH", env = "ROCKS_SOCKET", default_value = SOCKET, global = true)]
-    socket: PathBuf,
+    /// The frontend's socket (default: /run/rocks/admin.sock, else /var/lib/rocks/run/admin.sock)
+    #[arg(long, value_name = "PATH", env = "ROCKS_SOCKET", global = true)]
+    socket: Option<PathBuf>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
     output: Format,
@@ -51,6 +57,13 @@ pub(crate) struct Cli {
     /// How to show how far long work is (on standard error)
     #[arg(long, value_enum, default_value_t = progress::Mode::Auto, global = true, env = "ROCKS_PROGRESS")]
     progress: progress::Mode,
+}
+
+impl Cli {
+    /// The frontend's socket.
+    pub(crate) fn socket(&self) -> &Path {
+        self.socket.as_deref().unwrap_or_else(|| first_there(SOCKETS))
+    }
 }
 
 /// How to print.
@@ -84,11 +97,13 @@ Exit status: 0 done; 1 failed; 2 wrong words; 3 a host is not as it should be; 4
 pub fn command() -> clap::Command {
     let command = clap::Command::new("rocks")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Administer a Rocks frontend: rocks VERB OBJECT [names] [key=value]")
         .after_help(EXAMPLES)
         .subcommand_required(true)
         .arg_required_else_help(true);
-    let command = commands::tree(Cli::augment_args(command));
+    // After the options, which bring a description of their own.
+    let command =
+        Cli::augment_args(command).about("Administer a Rocks frontend: rocks VERB OBJECT [names] [key=value]");
+    let command = commands::tree(command);
     crate::manual::with_tools(command)
 }
 
@@ -123,4 +138,32 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
 /// Answers a shell that asks for completions, if one does; then the program is to end.
 pub fn complete() {
     clap_complete::CompleteEnv::with_factory(command).complete();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_says_what_the_program_is_for_and_no_command_is_without_words() {
+        let mut todo = vec![command()];
+        assert!(todo[0].get_about().is_some_and(|about| about.to_string().starts_with("Administer")));
+        assert!(todo[0].get_long_about().is_none());
+        while let Some(at) = todo.pop() {
+            assert!(at.get_about().is_some_and(|about| !about.to_string().is_empty()), "{}", at.get_name());
+            todo.extend(at.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn the_socket_is_the_first_that_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        let places = [one.to_str().expect("text"), two.to_str().expect("text")];
+        assert_eq!(first_there(places), one);
+        std::fs::write(&two, "").expect("written");
+        assert_eq!(first_there(places), two);
+        std::fs::write(&one, "").expect("written");
+        assert_eq!(first_there(places), one);
+    }
 }

@@ -26,7 +26,7 @@ impl Flag {
     pub(super) const fn help(self) -> &'static str {
         match self {
             Self::Yes => "Do not ask",
-            Self::Secret => "Leave the value out of what is shown, dumped and reported",
+            Self::Secret => "Mask the value in lists, dumps and reports; kickstarts have it in clear",
             Self::Stdin => "Read the value from standard input, so that it stands in no list of processes",
             Self::ShowSecrets => "Show secret values in clear",
         }
@@ -59,5 +59,7 @@ pub(super) struct Spec {
     pub(super) flags: &'static [Flag],
     pub(super) about: &'static str,
     pub(super) example: &'static str,
+    /// What its words and columns mean, line by line.
+    pub(super) notes: &'static [(&'static str, &'static str)],
     pub(super) words: Words,
 }

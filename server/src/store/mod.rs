@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rocks_common::ids::Generation;
+use rocks_common::ids::{ApplianceName, Generation};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row, SqlitePool};
 use tokio::sync::watch;
@@ -53,6 +53,25 @@ pub enum StoreError {
     /// Something in it is not what it should be.
     #[error("the store holds something that is not valid: {0}")]
     Invalid(String),
+}
+
+impl StoreError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { kind: "appliance", name } => {
+                let lists = "`rocks list appliance` shows which there are";
+                let is_name = ApplianceName::new(name).is_ok();
+                Some(if is_name {
+                    format!("{lists}; `rocks add appliance {name}` makes one")
+                } else {
+                    lists.to_owned()
+                })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How often what kickstarts are made of has changed.

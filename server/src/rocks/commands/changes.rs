@@ -10,7 +10,7 @@ const STRATEGY: &[(&str, &str)] = &[
         "waves",
         "how many hosts have the new kickstart after each wave, in numbers and then shares (default: 1,10%,50%); the last is all",
     ),
-    ("soak", "how long all hosts of a wave must have been well before the next begins (default: 5m)"),
+    ("soak", "how long all hosts that have it must have been well before the next wave begins (default: 5m)"),
     (
         "failures",
         "how many hosts, or which share of those that have it, may fail before it stops by itself (default: 0)",
@@ -82,7 +82,7 @@ pub(super) static TABLE: &[Entry] = &[
     spec!(
         ["set", "rollout"],
         ("", 0, 0),
-        "The same for all appliances that have no strategy of their own",
+        "Let changes reach hosts in waves, for appliances without a strategy of their own",
         rollouts::set_default,
         keys = STRATEGY,
         example = "rocks set rollout waves=1,25% soak=10m"

@@ -4,6 +4,10 @@ use super::super::spec::{Flag, Spec, Words};
 use super::super::{attributes, distro, hosts, objects, report, show};
 use super::{Entry, MANY};
 
+/// How a join document is printed.
+const FORM: (&str, &str) =
+    ("as", "join (default), or user-data: a script for an EC2 instance with the agent in its image");
+
 /// They are these.
 pub(super) static TABLE: &[Entry] = &[
     spec!(
@@ -26,7 +30,8 @@ pub(super) static TABLE: &[Entry] = &[
             ("arch", "its architecture (default: x86_64)"),
             ("os", "its operating system (default: linux)"),
             ("rack", "its rack"),
-            ("rank", "its place in the rack")
+            ("rank", "its place in the rack"),
+            FORM
         ],
         example = "rocks add host lite-0-0 appliance=lite > join.toml"
     ),
@@ -119,6 +124,7 @@ pub(super) static TABLE: &[Entry] = &[
         ("[HOST ...]", 0, MANY),
         "List hosts and where each is on its way",
         hosts::list,
+        notes = &hosts::STATES,
         words = Words::Host,
         example = "rocks list host 'lite-0-*'"
     ),
@@ -128,6 +134,7 @@ pub(super) static TABLE: &[Entry] = &[
         "List hosts' attributes, and where each value is from",
         attributes::of_host,
         flags = &[Flag::ShowSecrets],
+        notes = &attributes::SOURCES,
         words = Words::Host
     ),
     spec!(
@@ -236,7 +243,9 @@ pub(super) static TABLE: &[Entry] = &[
         ("HOST", 1, 1),
         "Print a new join document for a host",
         hosts::join,
-        words = Words::Host
+        keys = &[FORM],
+        words = Words::Host,
+        example = "rocks report host join lite-0-0 > join.toml"
     ),
     spec!(
         ["set", "appliance", "attr"],
@@ -270,7 +279,7 @@ pub(super) static TABLE: &[Entry] = &[
         attributes::set_of_host,
         flags = &[Flag::Secret, Flag::Stdin],
         words = Words::Host,
-        example = "rocks set host attr lite-0-0 rootpw --secret --stdin < rootpw"
+        example = "rocks set host attr lite-0-0 token --secret --stdin < token"
     ),
     spec!(
         ["set", "os", "attr"],
@@ -294,6 +303,7 @@ pub(super) static TABLE: &[Entry] = &[
         hosts::wait,
         keys =
             &[("state", "what to wait for (default: converged)"), ("timeout", "for how many seconds (default: 600)")],
+        notes = &hosts::STATES,
         words = Words::Host,
         example = "rocks wait host 'lite-0-*' timeout=120"
     ),
