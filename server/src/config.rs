@@ -27,6 +27,7 @@ struct Fragment {
     watch_rolls: Option<bool>,
     max_connections: Option<usize>,
     stale_minutes: Option<u32>,
+    site_graphs: Option<PathBuf>,
     gpgkeys: Option<Vec<PathBuf>>,
     aws_region: Option<String>,
     aws_endpoint: Option<String>,
@@ -95,6 +96,8 @@ pub struct Config {
     pub max_connections: usize,
     /// After how long without a word a host is called stale.
     pub stale_minutes: u32,
+    /// Where the administrator's own nodes are, which extend or replace those of rolls, or are new.
+    pub site_graphs: PathBuf,
     /// The keys that packages of images must be signed with, for builds that name none.
     pub gpgkeys: Vec<PathBuf>,
     /// The AWS region of provisions that name none.
@@ -176,6 +179,7 @@ impl Config {
             watch_rolls: true,
             max_connections: 65_536,
             stale_minutes: 15,
+            site_graphs: PathBuf::from("/etc/rocks/site-graphs"),
             gpgkeys: Vec::new(),
             aws_region: "us-east-1".to_owned(),
             aws_endpoint: None,
@@ -221,6 +225,7 @@ impl Config {
             watch_rolls,
             max_connections,
             stale_minutes,
+            site_graphs,
             gpgkeys,
             aws_region,
             aws_endpoint,
@@ -257,6 +262,7 @@ impl Config {
             watch_rolls = fragment.watch_rolls,
             max_connections = fragment.max_connections.map(|most| most.clamp(1, 1 << 20)),
             stale_minutes = fragment.stale_minutes,
+            site_graphs = fragment.site_graphs,
             gpgkeys = fragment.gpgkeys,
             aws_region = fragment.aws_region,
             aws_endpoint = fragment.aws_endpoint.map(Some),
@@ -323,9 +329,8 @@ fn variable(key: &str, value: &str) -> Result<Fragment, String> {
             };
             toml::Value::Table(value.split(',').map(pair).collect::<Result<_, _>>()?)
         }
-        "listen" | "aws_region" | "aws_endpoint" | "aws_frontend" | "aws_bucket" | "aws_import_role" | "wan" => {
-            value.into()
-        }
+        "listen" | "site_graphs" | "aws_region" | "aws_endpoint" | "aws_frontend" | "aws_bucket"
+        | "aws_import_role" | "wan" => value.into(),
         "bundle_account" | "bundle_certificate" | "bundle_key" | "bundle_ec2_certificate" => value.into(),
         _ => value
             .parse::<i64>()

@@ -185,7 +185,9 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let listener = listen::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     let url = config.url(address.port());
-    let service = Service::new(store.clone(), authority.clone(), url.clone()).stale_after(config.stale_minutes);
+    let service = Service::new(store.clone(), authority.clone(), url.clone())
+        .stale_after(config.stale_minutes)
+        .with_site(config.site_graphs.clone());
     let service = Arc::new(service);
     let metrics = Arc::new(Metrics::default());
     let config = Arc::new(config);
@@ -435,7 +437,7 @@ async fn watch_rolls(
     watched: &mut std::collections::HashSet<PathBuf>,
 ) -> bool {
     let Ok(folders) = service.folders().await else { return false };
-    let folders: std::collections::HashSet<PathBuf> = folders.into_iter().collect();
+    let folders: std::collections::HashSet<PathBuf> = folders.into_iter().chain(service.site()).collect();
     for folder in watched.difference(&folders) {
         let _ = watcher.unwatch(folder);
     }

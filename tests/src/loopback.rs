@@ -59,7 +59,9 @@ impl Frontend {
             .expect("init");
         let _ = fs::remove_file(state.join("run/addresses.json"));
         let log = self.dir.path().join("log");
-        let running = cmd(&server).args(["serve", "--listen", &self.listen, "--state-dir"]).arg(&state).start(&log);
+        let serve = cmd(&server).args(["serve", "--listen", &self.listen, "--state-dir"]).arg(&state);
+        let site = self.dir.path().join("site-graphs");
+        let running = serve.env("ROCKS_SERVER_SITE_GRAPHS", site.display().to_string()).start(&log);
         self.running = Some(running.expect("serve"));
         let up = wait_for("the frontend", Duration::from_secs(20), || {
             Ok((self.rocks(&["list", "host"]).code() == 0).then_some(()))

@@ -193,6 +193,17 @@ fn a_roll_that_changes_on_disk_is_seen_and_one_with_errors_is_not_served() {
     has("lang de_DE");
     frontend.ok(&["trust", "roll", "mine"]);
     has("lang fr_FR");
+
+    // The administrator's own nodes extend and replace those of rolls, and may run code.
+    let site = frontend.dir.path().join("site-graphs");
+    fs::create_dir_all(&site).expect("made");
+    fs::write(site.join("replace-m.xml"), "<kickstart><main><lang><eval>echo it_IT</eval></lang></main></kickstart>")
+        .expect("written");
+    frontend.ok(&["sync", "config"]);
+    has("lang it_IT");
+    // From here on that folder is watched, too.
+    fs::write(site.join("replace-m.xml"), "<kickstart><main><lang>es_ES</lang></main></kickstart>").expect("written");
+    has("lang es_ES");
 }
 
 #[test]

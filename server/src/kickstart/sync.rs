@@ -62,12 +62,12 @@ impl Service {
         let now = self.rolls();
         let counted_on = now.as_ref().map(|rolls| (rolls.digest, names.clone(), roots.clone()));
         if reload || now.is_none() || turn.checked != counted_on {
-            let folders = self.folders().await?;
+            let (folders, site) = (self.folders().await?, self.site());
             let globals = global(&settings);
             let (of, kept) = (roots.clone(), now.filter(|_| !reload));
             let loaded = tokio::task::spawn_blocking(move || match kept {
                 Some(rolls) => checked(rolls, Diagnostics::default(), &globals, &of),
-                None => load(&folders, &globals, &of),
+                None => load(&folders, site, &globals, &of),
             });
             match loaded.await {
                 Ok(Ok(rolls)) => {
@@ -172,8 +172,13 @@ fn global(settings: &[Setting]) -> Attributes {
     attributes
 }
 
-fn load(folders: &[PathBuf], globals: &Attributes, roots: &[String]) -> Result<Arc<RollSet>, Diagnostics> {
-    let (rolls, problems) = roll::load(folders, &LoadOptions::default());
+fn load(
+    folders: &[PathBuf],
+    site: Option<PathBuf>,
+    globals: &Attributes,
+    roots: &[String],
+) -> Result<Arc<RollSet>, Diagnostics> {
+    let (rolls, problems) = roll::load(folders, &LoadOptions { site, ..LoadOptions::default() });
     checked(Arc::new(rolls), problems, globals, roots)
 }
 
