@@ -32,9 +32,22 @@ enum Record {
     /// A step is about to be done.
     Begun { step: Box<Step> },
     /// It ended.
-    Ended { id: String, state: StepState, installed: Vec<String> },
+    Ended {
+        id: String,
+        state: StepState,
+        /// What came because it was asked for. Agents from before wrote `installed`, with all that came along.
+        #[serde(default)]
+        asked: Vec<String>,
+        /// Of a step that failed: what it removed all the same.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<String>,
+    },
     /// A step that was begun by an agent that was killed is known not to be running any more.
-    Interrupted { step: Interruption, installed: Vec<String> },
+    Interrupted {
+        step: Interruption,
+        #[serde(default)]
+        asked: Vec<String>,
+    },
     /// A report has told of what was interrupted.
     Told,
     /// A kickstart was applied to its end.
@@ -79,18 +92,19 @@ impl State {
                 self.accepted = Some(kickstart);
             }
             Record::Begun { step } => self.open = Some(step),
-            Record::Ended { id, state, installed } => {
+            Record::Ended { id, state, asked, removed } => {
                 let Some(step) = self.open.take_if(|step| step.id.0 == id) else { return };
                 if state == StepState::Done {
-                    self.applied.record(&step, &installed);
+                    self.applied.record(&step, &asked);
                 } else {
-                    // A transaction that failed may have brought something in.
-                    self.applied.packages.extend(installed);
+                    // A transaction that failed may have brought something in, or taken something away.
+                    self.applied.packages.retain(|name| !removed.contains(name));
+                    self.applied.packages.extend(asked);
                 }
             }
-            Record::Interrupted { step, installed } => {
+            Record::Interrupted { step, asked } => {
                 if self.open.take_if(|open| open.id.0 == step.id).is_some() {
-                    self.applied.packages.extend(installed);
+                    self.applied.packages.extend(asked);
                     self.interrupted.push(step);
                 }
             }
@@ -208,21 +222,27 @@ impl Journal {
         self.write(Record::Begun { step: Box::new(step.clone()) })
     }
 
-    /// The step begun last has ended.
+    /// The step begun last has ended, with what it brought in because it was `asked` to and, if it failed, what it `removed` all the same.
     ///
     /// # Errors
     /// It could not be made durable.
-    pub fn ended(&mut self, id: &str, state: StepState, installed: Vec<String>) -> Result<(), JournalError> {
-        self.write(Record::Ended { id: id.to_owned(), state, installed })
+    pub fn ended(
+        &mut self,
+        id: &str,
+        state: StepState,
+        asked: Vec<String>,
+        removed: Vec<String>,
+    ) -> Result<(), JournalError> {
+        self.write(Record::Ended { id: id.to_owned(), state, asked, removed })
     }
 
-    /// The step that is open was interrupted, has brought in `installed` and had printed `output`; it is not running any more.
+    /// The step that is open was interrupted, has brought in what was `asked` for and had printed `output`; it is not running any more.
     ///
     /// # Errors
     /// It could not be made durable.
-    pub fn interrupted(&mut self, step: &Step, installed: Vec<String>, output: String) -> Result<(), JournalError> {
+    pub fn interrupted(&mut self, step: &Step, asked: Vec<String>, output: String) -> Result<(), JournalError> {
         let step = Interruption { id: step.id.0.clone(), title: step.title(), reason: step.reason.clone(), output };
-        self.write(Record::Interrupted { step, installed })
+        self.write(Record::Interrupted { step, asked })
     }
 
     /// A report that tells of what was interrupted is on its way.
@@ -310,7 +330,7 @@ mod tests {
             for name in ["a", "b"] {
                 journal.begun(&step(name)).expect("written");
                 states.push((journal.bytes, journal.state.clone()));
-                journal.ended(name, StepState::Done, vec![]).expect("written");
+                journal.ended(name, StepState::Done, vec![], vec![]).expect("written");
                 states.push((journal.bytes, journal.state.clone()));
             }
         }
@@ -339,7 +359,7 @@ mod tests {
         assert!(journal.state().interrupted.is_empty());
         journal.begun(&step("b")).expect("written");
         journal.compact().expect("compacted");
-        journal.ended("b", StepState::Done, vec![]).expect("written");
+        journal.ended("b", StepState::Done, vec![], vec![]).expect("written");
         let want = journal.state().clone();
         drop(journal);
         assert_eq!(*Journal::open(folder.path()).expect("opened").state(), want);

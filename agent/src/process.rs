@@ -220,9 +220,14 @@ pub fn end_of(path: &Path, keep: usize) -> io::Result<(Vec<u8>, bool)> {
 /// Whether the program `name` is where programs are, below `root`.
 #[must_use]
 pub fn is_there(root: &Path, name: &str) -> bool {
-    ["usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/local/sbin"]
-        .iter()
-        .any(|folder| root.join(folder).join(name).exists())
+    find(root, name).is_some()
+}
+
+/// The program `name`, where programs are below `root`.
+#[must_use]
+pub fn find(root: &Path, name: &str) -> Option<PathBuf> {
+    let folders = ["usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/local/sbin"];
+    folders.iter().map(|folder| root.join(folder).join(name)).find(|path| path.exists())
 }
 
 #[cfg(test)]
