@@ -73,7 +73,7 @@ impl Processes for Machine {
                 }
             }
             installed.remove(*name);
-            self.needs.iter().filter(|(_, what)| what == name).for_each(|(who, _)| drop(installed.remove(*who)));
+            self.needs.iter().filter(|(_, what)| what == name).for_each(|(who, _)| assert!(installed.remove(*who)));
         }
         finished(0, String::new())
     }
