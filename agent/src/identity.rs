@@ -399,6 +399,21 @@ pub(crate) mod tests {
         assert_ne!(pending(folder.path()).expect("made").0, first.0);
     }
 
+    #[tokio::test]
+    async fn a_token_is_shown_with_the_same_key_until_it_is_heard() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (given, _) = answer();
+        // Nobody listens there.
+        let (frontend, token) = ("https://127.0.0.1:1".to_owned(), Some(JoinToken("t".into())));
+        let join = Join { frontend, token, identity: None, enrolment: None, ca: given.ca };
+        let mut keys = Vec::new();
+        for _ in 0..2 {
+            assert!(enrol(folder.path(), &join, Facts::default(), now()).await.is_err());
+            keys.push(fs::read(folder.path().join(FOLDER).join(PENDING)).expect("kept"));
+        }
+        assert_eq!(keys[0], keys[1]);
+    }
+
     /// An answer of the frontend with a certificate for a new key, and that key.
     fn answer() -> (EnrolResponse, String) {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
