@@ -4,6 +4,7 @@
 //! `rocks_common::plan`, which touches nothing; [`execute`] does what was decided and decides nothing; the [`journal`] knows what was
 //! done whatever happens in between.
 
+pub mod beneath;
 pub mod cli;
 pub mod config;
 pub mod converge;

@@ -5,6 +5,7 @@
 
 mod command;
 mod complaint;
+mod keys;
 mod packages;
 mod script;
 mod unit;
