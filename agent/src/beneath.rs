@@ -1,8 +1,8 @@
 //! Ways to files on a machine where others have folders of their own.
 //!
-//! What a user owns may become something else at any moment: a link to somewhere, a pipe that nobody writes into. So a way is gone step by
-//! step, each from the folder that is held open; links are followed only where nobody but root could have put them; and what is at the end is
-//! judged when it is open, which never waits.
+//! What a user owns may become something else at any moment: a link to somewhere, a pipe that nobody writes into. So a
+//! way is gone step by step, each from the folder that is held open; links are followed only where nobody but root
+//! could have put them; and what is at the end is judged when it is open, which never waits.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -38,8 +38,8 @@ fn error(why: &str) -> io::Error {
     io::Error::other(why)
 }
 
-/// Opens the folder `path` below `root`; what `/` means in links is `root`. With `make`, folders that are missing are made where nobody else
-/// could have put something in the way.
+/// Opens the folder `path` below `root`; what `/` means in links is `root`. With `make`, folders that are missing are
+/// made where nobody else could have put something in the way.
 ///
 /// # Errors
 /// The file system's, or the way leads through a link that is not root's.

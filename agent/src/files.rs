@@ -14,8 +14,8 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     flush_folder(path)
 }
 
-/// The same, without making the folder durable ([`flush_folder`]); gives the file, at its end. Whoever keeps it open has it from the moment on
-/// at which it is at its place.
+/// The same, without making the folder durable ([`flush_folder`]); gives the file, at its end. Whoever keeps it open
+/// has it from the moment on at which it is at its place.
 ///
 /// # Errors
 /// The file system's; what was at `path` before is still there then.

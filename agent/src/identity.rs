@@ -61,8 +61,8 @@ pub struct Identity {
     pub since: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
-    /// What belongs together, in the one file that is replaced as a whole: whenever the agent is killed, key and certificate fit. Agents from
-    /// before kept them in files of their own only.
+    /// What belongs together, in the one file that is replaced as a whole: whenever the agent is killed, key and
+    /// certificate fit. Agents from before kept them in files of their own only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     documents: Option<Documents>,
     #[serde(skip)]
@@ -146,8 +146,8 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Puts the documents where the package manager and others look for them, if they are not there as they are here. What counts is here:
-    /// a disk that is full is no reason not to be who we are.
+    /// Puts the documents where the package manager and others look for them, if they are not there as they are here.
+    /// What counts is here: a disk that is full is no reason not to be who we are.
     fn lay_out(&self) {
         for (name, text, mode) in self.documents.iter().flat_map(Documents::files) {
             let path = self.file(name);
@@ -360,7 +360,12 @@ pub fn facts(root: &Path) -> Facts {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+#[path = "identity_tests.rs"]
+pub(crate) mod sample;
+
+#[cfg(test)]
+mod tests {
+    use super::sample::{answer, now};
     use super::*;
 
     fn read(text: &str) -> Result<Join, IdentityError> {
@@ -412,22 +417,6 @@ pub(crate) mod tests {
             keys.push(fs::read(folder.path().join(FOLDER).join(PENDING)).expect("kept"));
         }
         assert_eq!(keys[0], keys[1]);
-    }
-
-    /// An answer of the frontend with a certificate for a new key, and that key.
-    fn answer() -> (EnrolResponse, String) {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-        let certificate =
-            CertificateParams::new(Vec::new()).expect("parameters").self_signed(&key).expect("signed").pem();
-        let seal = rocks_common::seal::Sealer::generate().expect("a key");
-        let seal_key = rocks_common::seal::Sealer::from_pkcs8(&seal).expect("a key").public();
-        let not_after = "2030-01-08T00:00:00Z".parse().expect("a time");
-        let host = "a-0-0".parse().expect("a name");
-        (EnrolResponse { host, ca: certificate.clone(), certificate, seal_key, not_after }, key.serialize_pem())
-    }
-
-    fn now() -> Timestamp {
-        "2030-01-01T00:00:00Z".parse().expect("a time")
     }
 
     /// All files of the identity in `state`.
@@ -483,20 +472,5 @@ pub(crate) mod tests {
         assert_eq!(read.documents().expect("they are there").2, key);
         assert_eq!(all(folder.path()), before);
         assert!(!read.is_over(now()) && read.is_over("2030-01-08T00:00:01Z".parse().expect("a time")));
-    }
-
-    /// An identity that was kept in a folder that is gone, and when it ends.
-    pub(crate) fn made() -> (Identity, Timestamp) {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (given, key) = answer();
-        let made = store(folder.path(), "https://f", &given, &key, now()).expect("stored");
-        let end = made.not_after;
-        (made, end)
-    }
-
-    /// Keeps an identity with a certificate for this time in `state`.
-    pub(crate) fn keep(state: &Path, since: Timestamp, not_after: Timestamp) {
-        let (given, key) = answer();
-        store(state, "https://f", &EnrolResponse { not_after, ..given }, &key, since).expect("stored");
     }
 }

@@ -1,8 +1,9 @@
 //! What was begun and what was done, whatever happens in between.
 //!
-//! A file of lines, each `DIGEST JSON`, the digest over the JSON: appended, flushed to the disk before the agent acts on it. A line that was
-//! not written to its end (the agent or the machine died) is cut off at the next start; a line that was changed ends what can be
-//! trusted, and is reported. [`Journal::compact`] replaces the file by one line with the state, whenever it has grown to several times that.
+//! A file of lines, each `DIGEST JSON`, the digest over the JSON: appended, flushed to the disk before the agent acts
+//! on it. A line that was not written to its end (the agent or the machine died) is cut off at the next start; a line
+//! that was changed ends what can be trusted, and is reported. [`Journal::compact`] replaces the file by one line with
+//! the state, whenever it has grown to several times that.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -170,7 +171,8 @@ impl Journal {
             opened => opened.and_then(|file| replay(BufReader::new(file))).map_err(fail)?,
         };
         if damaged {
-            // Keep what cannot be read for those who want to know. A disk without room for it is no reason to do nothing.
+            // Keep what cannot be read for those who want to know. A disk without room for it is no reason to do
+            // nothing.
             let beside = folder.join("journal.damaged");
             if let Err(error) = std::fs::copy(&path, &beside) {
                 tracing::warn!("{}: {error}", beside.display());
@@ -233,7 +235,8 @@ impl Journal {
         self.write(Record::Begun { step: Box::new(step.clone()) })
     }
 
-    /// The step begun last has ended, with what it brought in because it was `asked` to and, if it failed, what it `removed` all the same.
+    /// The step begun last has ended, with what it brought in because it was `asked` to and, if it failed, what it
+    /// `removed` all the same.
     ///
     /// # Errors
     /// It could not be made durable.
@@ -249,7 +252,8 @@ impl Journal {
         Ok(())
     }
 
-    /// The step that is open was interrupted, has brought in what was `asked` for and had printed `output`; it is not running any more.
+    /// The step that is open was interrupted, has brought in what was `asked` for and had printed `output`; it is not
+    /// running any more.
     ///
     /// # Errors
     /// It could not be made durable.
@@ -284,8 +288,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Compacts a file that has grown, also while steps fail again and again. What it says is durable without that: that it cannot be done
-    /// now is no failure.
+    /// Compacts a file that has grown, also while steps fail again and again. What it says is durable without that:
+    /// that it cannot be done now is no failure.
     fn tidy(&mut self) {
         if self.bytes <= COMPACT_BYTES.max(self.least.saturating_mul(COMPACT_FACTOR)) {
             return;
@@ -420,6 +424,16 @@ mod tests {
         assert!(want.generation == Generation(7) && want.applied.packages.contains("p"));
         drop(journal);
         assert_eq!(*Journal::open(folder.path()).expect("opened").state(), want);
+    }
+
+    #[test]
+    fn what_an_agent_from_before_noted_as_brought_in_is_not_taken_for_asked_for() {
+        let ended = r#"{"record":"ended","id":"a","state":"done","installed":["fonts"]}"#;
+        let mut lines = line_of(&Record::Begun { step: Box::new(step("a")) });
+        lines.extend(format!("{} {ended}\n", Digest::of(ended.as_bytes())).into_bytes());
+        let (state, good, damaged) = replay(&lines[..]).expect("read");
+        assert!(!damaged && good == lines.len() as u64 && state.open.is_none());
+        assert!(state.applied.packages.is_empty() && state.applied.commands.len() == 1);
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl Delay {
     }
 }
 
-/// How the turns went so far. What the frontend did and what became of the steps are two things: a turn may go wrong in both.
+/// How the turns went so far. What the frontend did and what became of the steps are two things: a turn may go wrong in
+/// both.
 #[derive(Debug, Default)]
 pub struct Course {
     begun: bool,
@@ -50,8 +51,8 @@ pub struct Course {
     refusals: u32,
     /// When the steps that were left undone are tried again.
     due: Option<Instant>,
-    /// Whether the frontend gave no answer to use the last time: its next one is not waited for, so that what the status says is true
-    /// again soon.
+    /// Whether the frontend gave no answer to use the last time: its next one is not waited for, so that what the
+    /// status says is true again soon.
     pub trouble: bool,
     /// Whether a kickstart was refused: when another one comes, a report says that all is well.
     pub refused: bool,
@@ -91,8 +92,8 @@ impl Course {
         self.due.map(|due| due.saturating_duration_since(now))
     }
 
-    /// Takes note of a turn: the outcome of its converge, if there was one, and what was wrong with the frontend, if anything. Gives how
-    /// long until the next turn, if not at once.
+    /// Takes note of a turn: the outcome of its converge, if there was one, and what was wrong with the frontend, if
+    /// anything. Gives how long until the next turn, if not at once.
     pub fn take(&mut self, outcome: Option<Outcome>, error: Option<&FetchError>, now: Instant) -> Option<Duration> {
         self.begun = true;
         match outcome {
@@ -147,8 +148,8 @@ pub fn until_next(error: &IdentityError, tries: u32) -> Option<Duration> {
         IdentityError::Fetch(FetchError::Refused { status, retry_after, .. }) if *status == 429 || *status >= 500 => {
             return Some(Delay::Unreachable(tries).with_jitter().max(retry_after.unwrap_or_default()));
         }
-        // There may be room for another host soon, the rule may be mended, or another join document come. To end would be no end: the service
-        // manager would start the agent again each second.
+        // There may be room for another host soon, the rule may be mended, or another join document come. To end would
+        // be no end: the service manager would start the agent again each second.
         _ => Delay::Refused(tries),
     };
     Some(delay.with_jitter())

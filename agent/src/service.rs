@@ -1,7 +1,7 @@
 //! The agent as a service: fetch, converge, report, wait for a change, again.
 //!
-//! States and delays are in [`crate::patience`]. Between two changes the agent does nothing but hold a request open; the only timers are that
-//! request's and the watchdog's.
+//! States and delays are in [`crate::patience`]. Between two changes the agent does nothing but hold a request open;
+//! the only timers are that request's and the watchdog's.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -474,7 +474,7 @@ mod tests {
 
     #[test]
     fn a_certificate_that_has_ended_is_told_as_that() {
-        let (identity, end) = identity::tests::made();
+        let (identity, end) = identity::sample::made();
         let network = FetchError::Network { frontend: "https://f".into(), why: "handshake failure".into() };
         let told = |now| in_the_way(Some(&network), &identity, now).expect("something is");
         assert_eq!(told(end).code, "frontend-unreachable");
@@ -493,10 +493,10 @@ mod tests {
         let path = join_path(&config);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         std::fs::write(&path, "nonsense").expect("written");
-        identity::tests::keep(&config.state, now - hour, now + hour);
+        identity::sample::keep(&config.state, now - hour, now + hour);
         assert!(!identity(&config).await.expect("it is used").is_over(now));
         // It is looked at, and what cannot be used is no reason to have no identity.
-        identity::tests::keep(&config.state, now - hour * 2, now - hour);
+        identity::sample::keep(&config.state, now - hour * 2, now - hour);
         assert!(identity(&config).await.expect("the old one").is_over(now));
         std::fs::remove_dir_all(config.state.join(identity::FOLDER)).expect("removed");
         assert!(matches!(identity(&config).await, Err(IdentityError::Bad { .. })));

@@ -76,8 +76,8 @@ fn cut_outputs(report: &mut Report, keep: usize, of: fn(StepState) -> bool) {
     }
 }
 
-/// Whether a report that was refused so is refused for what it is: then it is not sent again. Else it waits for the frontend, or for another
-/// certificate.
+/// Whether a report that was refused so is refused for what it is: then it is not sent again. Else it waits for the
+/// frontend, or for another certificate.
 fn is_final(status: u16) -> bool {
     (400..500).contains(&status) && !matches!(status, 401 | 403 | 408 | 425 | 429)
 }

@@ -468,7 +468,8 @@ async fn by_token(public: &Public, token: &JoinToken, request: &EnrolRequest, no
     match public.store.knows_token(&hash, now.as_second()).await {
         Err(error) => internal(&error),
         Ok(None) => problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid"),
-        // A certificate request that is none does not cost the token; and of several keys that have the same token one takes it.
+        // A certificate request that is none does not cost the token; and of several keys that have the same token one
+        // takes it.
         Ok(Some(host)) => match key_of_request(&request.csr) {
             Ok(key) => give(public, &host, &request.csr, &request.facts, Some((&hash, &key)), now).await,
             Err(error) => problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
@@ -483,8 +484,8 @@ async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>
     }
 }
 
-/// Gives a certificate to `host`, for a token and the key that takes it if there is one: it is taken when the certificate is noted, and not
-/// otherwise.
+/// Gives a certificate to `host`, for a token and the key that takes it if there is one: it is taken when the
+/// certificate is noted, and not otherwise.
 async fn give(
     public: &Public,
     host: &HostName,

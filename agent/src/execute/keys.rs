@@ -111,13 +111,15 @@ fn folder_in(home: &OwnedFd, owner: Owner) -> io::Result<OwnedFd> {
     Ok(folder)
 }
 
-/// The keys that are there. They go into a file of the user's: what is there must be the user's already, or free to be read.
+/// The keys that are there. They go into a file of the user's: what is there must be the user's already, or free to be
+/// read.
 fn present(folder: &OwnedFd, owner: Owner) -> io::Result<String> {
     let (file, stat) = match beneath::file_in(folder, OsStr::new(FILE), OFlags::RDONLY, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         other => other?,
     };
-    if !owner.is_of(&stat) && !(beneath::is_ours(&stat) && stat.st_nlink == 1 && stat.st_mode & 0o004 != 0) {
+    let is_public = beneath::is_ours(&stat) && stat.st_nlink == 1 && stat.st_mode & 0o004 != 0;
+    if !owner.is_of(&stat) && !is_public {
         return Err(io::Error::other("the file is somebody else's"));
     }
     let bytes = beneath::read(file, BYTES)?;
@@ -175,7 +177,8 @@ mod tests {
 
     #[test]
     fn nothing_that_is_in_the_way_is_followed_or_waited_for() {
-        let cases: [(&str, fn(&Home)); 6] = [
+        type Case = (&'static str, fn(&Home));
+        let cases: [Case; 6] = [
             ("a pipe", |home| {
                 let path = home.at(".ssh/authorized_keys");
                 rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::from_raw_mode(0o600)).expect("made");

@@ -211,7 +211,7 @@ impl Executor<'_> {
             for name in &change.remove {
                 let alone = if change.remove.len() == 1 { outcome.clone() } else { work(std::slice::from_ref(name)) };
                 if alone.failed && is_protected(&alone.output) {
-                    let message = "it is not removed: a package that the kickstart names needs it".to_owned();
+                    let message = "it is not removed: a package that the kickstart names would go with it".to_owned();
                     findings.push(finding("still-needed", Severity::Note, name, message, None));
                     continue;
                 }

@@ -186,8 +186,8 @@ impl Catalogue {
         if path == index::REPOMD { of(known.first()?) } else { known.iter().find_map(of) }
     }
 
-    /// Gets the index that a claim of the frontend's is about: what is known, or from the first of `places` that has it, none of which may
-    /// keep the others waiting. `slow` is told which did.
+    /// Gets the index that a claim of the frontend's is about: what is known, or from the first of `places` that has
+    /// it, none of which may keep the others waiting. `slow` is told which did.
     ///
     /// # Errors
     /// The claim is not to be trusted, or nobody has the index.

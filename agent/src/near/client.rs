@@ -49,7 +49,8 @@ pub struct Patience {
     pub silence: Duration,
 }
 
-/// How fast a server must be that there is another for: one that says a word whenever patience is about to end could keep us for ever.
+/// How fast a server must be that there is another for: one that says a word whenever patience is about to end could
+/// keep us for ever.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// Bytes a second at least, while something is waited for.

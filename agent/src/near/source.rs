@@ -17,7 +17,8 @@ use super::client::{Answer, ClientError, Endpoint, Pace, Patience};
 
 /// How long a source may take that there is another for.
 pub const NEAR: Patience = Patience { connect: Duration::from_secs(3), silence: Duration::from_secs(10) };
-/// How fast it must be. Little, because a relay may be waiting for a frontend that is far away, and many files come at once.
+/// How fast it must be. Little, because a relay may be waiting for a frontend that is far away, and many files come at
+/// once.
 pub const NEAR_PACE: Pace = Pace { least: 16 << 10, whole: Duration::from_secs(30) };
 /// How long the frontend may take.
 pub const FAR: Patience = Patience { connect: Duration::from_secs(20), silence: Duration::from_secs(60) };

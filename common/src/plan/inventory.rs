@@ -103,8 +103,9 @@ impl Inventory {
         }
     }
 
-    /// What is there of `text`, as `--whatprovides` has it: a name, `name.arch`, `name-version`, `name-version-release[.arch]`, with or
-    /// without epoch, or anything that a package provides. Of a path that is there, the package may not be known.
+    /// What is there of `text`, as `--whatprovides` has it: a name, `name.arch`, `name-version`,
+    /// `name-version-release[.arch]`, with or without epoch, or anything that a package provides. Of a path that is
+    /// there, the package may not be known.
     fn find(&self, text: &str) -> Option<Vec<usize>> {
         if let Some(providers) = self.provides.get(text) {
             return Some(providers.clone());

@@ -1,8 +1,8 @@
 //! The package managers, and how each wants to be told what to do.
 //!
-//! They share most words and not all. dnf 5 knows some options only after the verb, and until 5.4.3 takes `--` for a package; microdnf ends at
-//! every setting that it does not know, and cannot leave packages out. So nothing is ever behind a `--`: what would be taken for an
-//! option is refused.
+//! They share most words and not all. dnf 5 knows some options only after the verb, and until 5.4.3 takes `--` for a
+//! package; microdnf ends at every setting that it does not know, and cannot leave packages out. So nothing is ever
+//! behind a `--`: what would be taken for an option is refused.
 
 use super::PackageChange;
 use crate::kickstart::PackageSpec;
@@ -50,7 +50,8 @@ impl Manager {
     /// Plugins of dnf 4 that look after repositories which are none of ours, and take a second for it.
     pub const SLOW_PLUGINS: [&str; 2] = ["subscription-manager", "product-id"];
 
-    /// Which one the program `name` is, if its links end at a file called `file`: `dnf` and `yum` lead to another one each few years.
+    /// Which one the program `name` is, if its links end at a file called `file`: `dnf` and `yum` lead to another one
+    /// each few years.
     #[must_use]
     pub fn of(name: &str, file: &str) -> Self {
         let known = |name: &str| match name {
@@ -68,7 +69,9 @@ impl Manager {
     /// # Errors
     /// See [`ManagerError`].
     pub fn install(self, change: &PackageChange, setting: &Setting<'_>) -> Result<Vec<String>, ManagerError> {
-        let mut args = self.ours(setting);
+        let mut args = self.begin(setting);
+        // A repository that is asked for by name must be there.
+        args.insert(2, "--enablerepo=rocks-*".to_owned());
         if let Some(folder) = setting.repositories {
             args.push(format!("--setopt=reposdir={folder}"));
             if matches!(self, Self::Dnf4 | Self::Dnf5) {
@@ -80,12 +83,12 @@ impl Manager {
         Ok(args)
     }
 
-    /// The arguments that remove what `change` wants to be gone.
+    /// The arguments that remove packages, for which no repository is needed.
     ///
     /// # Errors
     /// See [`ManagerError`].
     pub fn remove(self, names: &[String], setting: &Setting<'_>) -> Result<Vec<String>, ManagerError> {
-        let mut args = self.ours(setting);
+        let mut args = self.begin(setting);
         if matches!(self, Self::Dnf4 | Self::Dnf5) && !setting.protected.is_empty() {
             args.push(format!("--setopt=protected_packages={}", setting.protected.join(",")));
         }
@@ -96,7 +99,8 @@ impl Manager {
         Ok(args)
     }
 
-    /// What is to follow the caller's own options so that all that `change` comes to is put into `folder` and not installed.
+    /// What is to follow the caller's own options so that all that `change` comes to is put into `folder` and not
+    /// installed.
     ///
     /// # Errors
     /// See [`ManagerError`].
@@ -113,8 +117,8 @@ impl Manager {
         Ok(args)
     }
 
-    fn ours(self, setting: &Setting<'_>) -> Vec<String> {
-        let mut args = ["-y", "--disablerepo=*", "--enablerepo=rocks-*"].map(ToOwned::to_owned).to_vec();
+    fn begin(self, setting: &Setting<'_>) -> Vec<String> {
+        let mut args = ["-y", "--disablerepo=*"].map(ToOwned::to_owned).to_vec();
         args.extend(setting.root.map(|root| format!("--installroot={root}")));
         if self == Self::Dnf4 && !setting.plugins.is_empty() {
             args.push(format!("--disableplugin={}", setting.plugins.join(",")));
@@ -192,8 +196,8 @@ mod tests {
         assert_eq!(
             text(Manager::Dnf4.install(&change(), &SETTING)),
             format!(
-                "{ours} --disableplugin=product-id --setopt=reposdir=/near --setopt=max_parallel_downloads=20 --exclude=emacs \
-                 --setopt=install_weak_deps=0 --setopt=strict=0 install vim @core"
+                "{ours} --disableplugin=product-id --setopt=reposdir=/near --setopt=max_parallel_downloads=20 \
+                 --exclude=emacs --setopt=install_weak_deps=0 --setopt=strict=0 install vim @core"
             )
         );
         assert_eq!(
@@ -223,7 +227,7 @@ mod tests {
     #[test]
     fn each_is_told_to_remove_and_what_is_wanted_stays() {
         let names = ["a".to_owned(), "b".to_owned()];
-        let ours = "-y --disablerepo=* --enablerepo=rocks-* --installroot=/r";
+        let ours = "-y --disablerepo=* --installroot=/r";
         let protected = "--setopt=protected_packages=bash,java";
         assert_eq!(
             text(Manager::Dnf4.remove(&names, &SETTING)),
@@ -239,7 +243,8 @@ mod tests {
     fn packages_are_put_aside_by_both_dnfs() {
         assert_eq!(
             text(Manager::Dnf4.download(&change(), "/p")),
-            "--downloadonly --destdir=/p --exclude=emacs --setopt=install_weak_deps=0 --setopt=strict=0 install vim @core"
+            "--downloadonly --destdir=/p --exclude=emacs --setopt=install_weak_deps=0 --setopt=strict=0 \
+             install vim @core"
         );
         assert_eq!(
             text(Manager::Dnf5.download(&change(), "/p")),

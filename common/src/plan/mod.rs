@@ -277,8 +277,9 @@ pub struct Applied {
     pub commands: BTreeMap<String, String>,
     /// The script sections that were run to their end.
     pub scripts: Vec<RanScript>,
-    /// The packages that the agent itself brought in because a kickstart asked for them, by name. What came along with them is the package
-    /// manager's to collect. Agents from before kept everything under `packages`, which nobody can tell apart any more.
+    /// The packages that the agent itself brought in because a kickstart asked for them, by name. What came along with
+    /// them is the package manager's to collect. Agents from before kept everything under `packages`, which nobody can
+    /// tell apart any more.
     #[serde(rename = "asked")]
     pub packages: BTreeSet<String>,
     /// The groups and modules that were installed: they cannot be seen in the package database.

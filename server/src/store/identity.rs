@@ -49,8 +49,8 @@ impl Store {
         Ok(())
     }
 
-    /// The host of a join token that has not ended, whether it was taken or not: with which key it may be taken again is seen when it is.
-    /// Costs a reading, so that guessing costs us nothing more.
+    /// The host of a join token that has not ended, whether it was taken or not: with which key it may be taken again
+    /// is seen when it is. Costs a reading, so that guessing costs us nothing more.
     ///
     /// # Errors
     /// The database's.
@@ -60,9 +60,9 @@ impl Store {
         row.map(|row| name(row.get(0))).transpose()
     }
 
-    /// Takes note of a certificate, and of what the agent told of the machine. With a join token, that is taken by the key (its digest)
-    /// that the certificate is for; whoever has that key and did not hear the answer may take it again until it ends. One that is wrong,
-    /// taken with another key or expired is missing.
+    /// Takes note of a certificate, and of what the agent told of the machine. With a join token, that is taken by the
+    /// key (its digest) that the certificate is for; whoever has that key and did not hear the answer may take it again
+    /// until it ends. One that is wrong, taken with another key or expired is missing.
     ///
     /// # Errors
     /// There is no such token, or no such host any more: then nothing was noted, and the certificate must not be given.

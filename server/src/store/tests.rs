@@ -88,7 +88,8 @@ async fn a_token_is_taken_once_and_in_time() {
     assert!(
         tries.iter().flat_map(|t| t.as_ref().err()).all(|e| matches!(e, StoreError::Missing { kind: "token", .. }))
     );
-    // Who took it and did not hear the answer gets another certificate, as long as the token lasts; with another key nobody does.
+    // Who took it and did not hear the answer gets another certificate, as long as the token lasts; with another key
+    // nobody does.
     store.add_certificate(&new(8), Some((&good, &keys[winner])), 100).await.expect("the same key");
     assert!(store.add_certificate(&new(9), Some((&good, &keys[9])), 100).await.is_err());
     assert!(store.add_certificate(&new(9), Some((&good, &keys[winner])), 101).await.is_err());
