@@ -10,15 +10,16 @@ use rocks_common::kickstart::{self, Includes, Kickstart, unified_diff};
 use rocks_common::limits;
 use rocks_common::plan::{Applied, Inventory, Plan, plan};
 use rocks_common::wire::{Facts, Finding, Outcome, Report, StepReport, StepState};
+use rustix::fs::OFlags;
 
 use crate::config::Config;
 use crate::execute::{Executor, MirrorIdentity};
 use crate::fetch::Fetched;
 use crate::journal::{Journal, JournalError};
 use crate::process::Processes;
-use crate::{files, observe};
+use crate::{beneath, files, observe};
 
-/// Follows `%include` of files below `root`.
+/// Follows `%include` of files below `root`, if nobody else could have written them: what they say is done as root.
 pub struct RootIncludes<'r>(pub &'r Path);
 
 impl Includes for RootIncludes<'_> {
@@ -27,8 +28,11 @@ impl Includes for RootIncludes<'_> {
         if inside.split('/').any(|part| part == "..") || name.contains("://") {
             return None;
         }
-        let path = self.0.join(inside);
-        let bytes = files::read(&path, limits::KICKSTART_BYTES).ok()??;
+        let (file, stat) = beneath::file(self.0, Path::new(inside), OFlags::RDONLY, 0).ok()?;
+        if !beneath::is_ours(&stat) {
+            return None;
+        }
+        let bytes = beneath::read(file, limits::KICKSTART_BYTES).ok()?;
         Some(Source::new(name, String::from_utf8(bytes).ok()?))
     }
 }
@@ -262,5 +266,27 @@ impl Turn<'_> {
         report.findings.extend(executed.findings);
         report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_else_can_write_is_included() {
+        let root = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| root.path().join(name);
+        let included = |name: &str| RootIncludes(root.path()).include(name).is_some();
+        fs::write(at("ours"), "lang a\n").expect("written");
+        assert!(included("/ours") && included("ours") && !included("/../ours") && !included("http://ours"));
+        symlink("ours", at("link")).expect("linked");
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), 0o600.into()).expect("made");
+        assert!(!included("/link") && !included("/pipe") && !included("/missing"));
+        fs::set_permissions(at("ours"), fs::Permissions::from_mode(0o666)).expect("set");
+        assert!(!included("/ours"));
     }
 }

@@ -10,7 +10,17 @@ use std::path::Path;
 /// # Errors
 /// The file system's; what was at `path` before is still there then.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    put(path, bytes, mode)?;
+    flush_folder(path)
+}
+
+/// The same, without making the folder durable ([`flush_folder`]); gives the file, at its end. Whoever keeps it open
+/// has it from the moment on at which it is at its place.
+///
+/// # Errors
+/// The file system's; what was at `path` before is still there then.
+pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
+    let folder = folder_of(path);
     fs::create_dir_all(folder)?;
     let name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?;
     let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
@@ -24,12 +34,24 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()
+        Ok(file)
     })();
     if result.is_err() {
         let _ = fs::remove_file(&beside);
     }
     result
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes durable what the folder of `path` says of it.
+///
+/// # Errors
+/// The file system's.
+pub fn flush_folder(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// Reads `path`; nothing if it is not there.

@@ -61,8 +61,28 @@ pub struct Identity {
     pub since: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
+    /// What belongs together, in the one file that is replaced as a whole: whenever the agent is killed, key and
+    /// certificate fit. Agents from before kept them in files of their own only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    documents: Option<Documents>,
     #[serde(skip)]
     folder: PathBuf,
+}
+
+/// The certificate with its key, and the CA (PEM).
+#[derive(Clone, Serialize, Deserialize)]
+struct Documents {
+    ca: String,
+    certificate: String,
+    /// It is secret.
+    key: String,
+}
+
+impl Documents {
+    /// The files that other programs read them from, with their permissions.
+    fn files(&self) -> [(&'static str, &str, u32); 3] {
+        [("key.pem", &self.key, 0o600), ("cert.pem", &self.certificate, 0o600), ("ca.pem", &self.ca, 0o644)]
+    }
 }
 
 impl std::fmt::Debug for Identity {
@@ -122,7 +142,25 @@ impl Identity {
     /// # Errors
     /// It is there and cannot be used.
     pub fn load(state: &Path) -> Result<Option<Self>, IdentityError> {
-        Self::load_from(&state.join(FOLDER))
+        let identity = Self::load_from(&state.join(FOLDER))?;
+        if let Some(identity) = &identity {
+            identity.lay_out();
+        }
+        Ok(identity)
+    }
+
+    /// Puts the documents where the package manager and others look for them, if they are not there as they are here.
+    /// What counts is here: a disk that is full is no reason not to be who we are.
+    fn lay_out(&self) {
+        for (name, text, mode) in self.documents.iter().flat_map(Documents::files) {
+            let path = self.file(name);
+            let there = files::read(&path, BYTES).ok().flatten();
+            if there.is_none_or(|there| there != text.as_bytes())
+                && let Err(error) = files::write(&path, text.as_bytes(), mode)
+            {
+                tracing::warn!("{}: {error}", path.display());
+            }
+        }
     }
 
     /// The identity in `folder` itself, if there is one.
@@ -156,6 +194,9 @@ impl Identity {
     /// # Errors
     /// A file is missing.
     pub fn documents(&self) -> Result<(String, String, String), IdentityError> {
+        if let Some(Documents { ca, certificate, key }) = &self.documents {
+            return Ok((ca.clone(), certificate.clone(), key.clone()));
+        }
         Ok((self.read("ca.pem")?, self.read("cert.pem")?, self.read("key.pem")?))
     }
 
@@ -175,6 +216,18 @@ impl Identity {
         now.as_second() - self.since.as_second() > life / 3 * 2
     }
 
+    /// Whether the certificate has ended: the frontend lets nobody in with it, and it cannot be renewed any more.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        now > self.not_after
+    }
+
+    /// Whether the frontend may let somebody in with it: it has not ended, and key and certificate fit.
+    #[must_use]
+    pub fn is_usable(&self, now: Timestamp) -> bool {
+        !self.is_over(now) && self.client().is_ok()
+    }
+
     /// Gets a new certificate for a new key under the present one.
     ///
     /// # Errors
@@ -192,10 +245,11 @@ impl Identity {
 /// # Errors
 /// The frontend cannot be reached or says no; no identity is kept then.
 pub async fn enrol(state: &Path, join: &Join, facts: Facts, now: Timestamp) -> Result<Identity, IdentityError> {
-    let (identity, (key, csr)) = match join.identity {
-        None => (None, make_request()?),
-        Some(Authority::Ec2) => (Some(said(imds::ADDRESS, join.enrolment.clone()).await?), pending(state)?),
+    let identity = match join.identity {
+        None => None,
+        Some(Authority::Ec2) => Some(said(imds::ADDRESS, join.enrolment.clone()).await?),
     };
+    let (key, csr) = pending(state)?;
     let mut client = Client::new(&join.frontend, tls::client(&join.ca, None)?)?;
     let answer = client.enrol(&EnrolRequest { token: join.token.clone(), identity, csr, facts }).await?;
     let made = store(state, &join.frontend, &answer, &key, now)?;
@@ -278,18 +332,18 @@ fn store(
         seal_key: answer.seal_key,
         since: now,
         not_after: answer.not_after,
+        documents: Some(Documents {
+            ca: answer.ca.clone(),
+            certificate: answer.certificate.clone(),
+            key: key.to_owned(),
+        }),
         folder: folder.clone(),
     };
     let json = serde_json::to_vec_pretty(&identity).map_err(|error| IdentityError::Key(error.to_string()))?;
-    let put = |name: &str, bytes: &[u8], mode| {
-        let path = folder.join(name);
-        files::write(&path, bytes, mode).map_err(|source| IdentityError::Io { path, source })
-    };
-    // The description comes last: without it there is no identity.
-    put("key.pem", key.as_bytes(), 0o600)?;
-    put("cert.pem", answer.certificate.as_bytes(), 0o600)?;
-    put("ca.pem", answer.ca.as_bytes(), 0o644)?;
-    put("identity.json", &json, 0o600)?;
+    // This makes it who it is; all that comes after it follows from it.
+    let path = folder.join("identity.json");
+    files::write(&path, &json, 0o600).map_err(|source| IdentityError::Io { path, source })?;
+    identity.lay_out();
     Ok(identity)
 }
 
@@ -315,7 +369,12 @@ pub fn facts(root: &Path) -> Facts {
 }
 
 #[cfg(test)]
+#[path = "identity_tests.rs"]
+pub(crate) mod sample;
+
+#[cfg(test)]
 mod tests {
+    use super::sample::{answer, now};
     use super::*;
 
     fn read(text: &str) -> Result<Join, IdentityError> {
@@ -360,5 +419,75 @@ mod tests {
         // One that was cut off is made anew.
         fs::write(&path, &first.0[..40]).expect("written");
         assert_ne!(pending(folder.path()).expect("made").0, first.0);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_shown_with_the_same_key_until_it_is_heard() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (given, _) = answer();
+        // Nobody listens there.
+        let (frontend, token) = ("https://127.0.0.1:1".to_owned(), Some(JoinToken("t".into())));
+        let join = Join { frontend, token, identity: None, enrolment: None, ca: given.ca };
+        let mut keys = Vec::new();
+        for _ in 0..2 {
+            assert!(enrol(folder.path(), &join, Facts::default(), now()).await.is_err());
+            keys.push(fs::read(folder.path().join(FOLDER).join(PENDING)).expect("kept"));
+        }
+        assert_eq!(keys[0], keys[1]);
+    }
+
+    /// All files of the identity in `state`.
+    fn all(state: &Path) -> Vec<(String, Vec<u8>)> {
+        ["key.pem", "cert.pem", "ca.pem", "identity.json"]
+            .map(|name| (name.to_owned(), fs::read(state.join(FOLDER).join(name)).expect("a file")))
+            .to_vec()
+    }
+
+    #[test]
+    fn an_identity_that_is_replaced_is_the_old_or_the_new_one_wherever_it_is_cut_off() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path();
+        let ((first, old_key), (second, new_key)) = (answer(), answer());
+        let put = |(name, bytes): &(String, Vec<u8>)| fs::write(state.join(FOLDER).join(name), bytes).expect("written");
+        store(state, "https://f", &first, &old_key, now()).expect("stored");
+        let old = all(state);
+        store(state, "https://f", &second, &new_key, now()).expect("stored");
+        let new = all(state);
+        assert!(old.iter().zip(&new).all(|(old, new)| old != new));
+        // In the order in which they are written: the description, then what follows from it.
+        let order: Vec<&(String, Vec<u8>)> = new.iter().cycle().skip(3).take(4).collect();
+        assert_eq!(order[0].0, "identity.json");
+        for written in 0..=order.len() {
+            old.iter().for_each(put);
+            order[..written].iter().for_each(|file| put(file));
+            // Half of the next one is beside its place.
+            fs::write(state.join(FOLDER).join(".identity.json.new"), b"{").expect("written");
+            let identity = Identity::load(state).expect("it can be used").expect("it is there");
+            identity.client().expect("key and certificate fit");
+            let (_, _, key) = identity.documents().expect("they are there");
+            assert_eq!(key, if written == 0 { old_key.clone() } else { new_key.clone() }, "after {written}");
+            // Other programs see what we see.
+            assert_eq!(all(state), if written == 0 { old.clone() } else { new.clone() }, "after {written}");
+        }
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &fs::metadata(state.join(FOLDER).join("identity.json")).expect("there").permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_an_agent_from_before_kept_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (given, key) = answer();
+        let made = store(folder.path(), "https://f", &given, &key, now()).expect("stored");
+        let old = Identity { documents: None, ..made };
+        let json = serde_json::to_vec(&old).expect("json");
+        assert!(!String::from_utf8_lossy(&json).contains("documents"));
+        fs::write(folder.path().join(FOLDER).join("identity.json"), json).expect("written");
+        let before = all(folder.path());
+        let read = Identity::load(folder.path()).expect("it can be used").expect("it is there");
+        assert_eq!(read.documents().expect("they are there").2, key);
+        assert_eq!(all(folder.path()), before);
+        assert!(!read.is_over(now()) && read.is_over("2030-01-08T00:00:01Z".parse().expect("a time")));
     }
 }

@@ -1,11 +1,12 @@
 //! What was begun and what was done, whatever happens in between.
 //!
-//! A file of lines, each `DIGEST JSON`, the digest over the JSON: appended, flushed to the disk before the agent acts on it. A line that was
-//! not written to its end (the agent or the machine died) is cut off at the next start; a line that was changed ends what can be
-//! trusted, and is reported. [`Journal::compact`] replaces the file by one line with the state.
+//! A file of lines, each `DIGEST JSON`, the digest over the JSON: appended, flushed to the disk before the agent acts
+//! on it. A line that was not written to its end (the agent or the machine died) is cut off at the next start; a line
+//! that was changed ends what can be trusted, and is reported. [`Journal::compact`] replaces the file by one line with
+//! the state, whenever it has grown to several times that.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,10 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 
-/// Most bytes of a journal; it is compacted long before.
-const BYTES: u64 = 256 << 20;
-/// Bytes after which it is compacted.
+/// Most bytes of a line; no kickstart has steps that come near.
+const LINE_BYTES: u64 = 256 << 20;
+/// Bytes after which it is compacted, if that makes it much smaller.
 const COMPACT_BYTES: u64 = 1 << 20;
+/// How many times smaller it has to become.
+const COMPACT_FACTOR: u64 = 4;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,9 +35,22 @@ enum Record {
     /// A step is about to be done.
     Begun { step: Box<Step> },
     /// It ended.
-    Ended { id: String, state: StepState, installed: Vec<String> },
+    Ended {
+        id: String,
+        state: StepState,
+        /// What came because it was asked for. Agents from before wrote `installed`, with all that came along.
+        #[serde(default)]
+        asked: Vec<String>,
+        /// Of a step that failed: what it removed all the same.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<String>,
+    },
     /// A step that was begun by an agent that was killed is known not to be running any more.
-    Interrupted { step: Interruption, installed: Vec<String> },
+    Interrupted {
+        step: Interruption,
+        #[serde(default)]
+        asked: Vec<String>,
+    },
     /// A report has told of what was interrupted.
     Told,
     /// A kickstart was applied to its end.
@@ -79,18 +95,19 @@ impl State {
                 self.accepted = Some(kickstart);
             }
             Record::Begun { step } => self.open = Some(step),
-            Record::Ended { id, state, installed } => {
+            Record::Ended { id, state, asked, removed } => {
                 let Some(step) = self.open.take_if(|step| step.id.0 == id) else { return };
                 if state == StepState::Done {
-                    self.applied.record(&step, &installed);
+                    self.applied.record(&step, &asked);
                 } else {
-                    // A transaction that failed may have brought something in.
-                    self.applied.packages.extend(installed);
+                    // A transaction that failed may have brought something in, or taken something away.
+                    self.applied.packages.retain(|name| !removed.contains(name));
+                    self.applied.packages.extend(asked);
                 }
             }
-            Record::Interrupted { step, installed } => {
+            Record::Interrupted { step, asked } => {
                 if self.open.take_if(|open| open.id.0 == step.id).is_some() {
-                    self.applied.packages.extend(installed);
+                    self.applied.packages.extend(asked);
                     self.interrupted.push(step);
                 }
             }
@@ -125,6 +142,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// How many bytes it had when it was compacted last.
+    least: u64,
     state: State,
     /// Whether lines had to be left out because they were changed.
     damaged: bool,
@@ -147,19 +166,27 @@ impl Journal {
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(JournalError::Locked { path: lock_path });
         }
-        let bytes = files::read(&path, BYTES).map_err(fail)?.unwrap_or_default();
-        let (state, good, damaged) = replay(&bytes);
+        let (state, good, damaged) = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (State::default(), 0, false),
+            opened => opened.and_then(|file| replay(BufReader::new(file))).map_err(fail)?,
+        };
         if damaged {
-            // Keep what cannot be read for those who want to know.
-            files::write(&folder.join("journal.damaged"), &bytes, 0o600).map_err(fail)?;
+            // Keep what cannot be read for those who want to know. A disk without room for it is no reason to do
+            // nothing.
+            let beside = folder.join("journal.damaged");
+            if let Err(error) = std::fs::copy(&path, &beside) {
+                tracing::warn!("{}: {error}", beside.display());
+            }
         }
         let mut file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(fail)?;
-        file.set_len(good as u64).map_err(fail)?;
+        file.set_len(good).map_err(fail)?;
         file.seek(SeekFrom::End(0)).map_err(fail)?;
         file.sync_all().map_err(fail)?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)?;
-        Ok(Self { path, file, bytes: good as u64, state, damaged, _lock: lock })
+        files::flush_folder(&path).map_err(fail)?;
+        let mut journal = Self { path, file, bytes: good, least: 0, state, damaged, _lock: lock };
+        journal.tidy();
+        Ok(journal)
     }
 
     /// What it says.
@@ -208,21 +235,33 @@ impl Journal {
         self.write(Record::Begun { step: Box::new(step.clone()) })
     }
 
-    /// The step begun last has ended.
+    /// The step begun last has ended, with what it brought in because it was `asked` to and, if it failed, what it
+    /// `removed` all the same.
     ///
     /// # Errors
     /// It could not be made durable.
-    pub fn ended(&mut self, id: &str, state: StepState, installed: Vec<String>) -> Result<(), JournalError> {
-        self.write(Record::Ended { id: id.to_owned(), state, installed })
+    pub fn ended(
+        &mut self,
+        id: &str,
+        state: StepState,
+        asked: Vec<String>,
+        removed: Vec<String>,
+    ) -> Result<(), JournalError> {
+        self.write(Record::Ended { id: id.to_owned(), state, asked, removed })?;
+        self.tidy();
+        Ok(())
     }
 
-    /// The step that is open was interrupted, has brought in `installed` and had printed `output`; it is not running any more.
+    /// The step that is open was interrupted, has brought in what was `asked` for and had printed `output`; it is not
+    /// running any more.
     ///
     /// # Errors
     /// It could not be made durable.
-    pub fn interrupted(&mut self, step: &Step, installed: Vec<String>, output: String) -> Result<(), JournalError> {
+    pub fn interrupted(&mut self, step: &Step, asked: Vec<String>, output: String) -> Result<(), JournalError> {
         let step = Interruption { id: step.id.0.clone(), title: step.title(), reason: step.reason.clone(), output };
-        self.write(Record::Interrupted { step, installed })
+        self.write(Record::Interrupted { step, asked })?;
+        self.tidy();
+        Ok(())
     }
 
     /// A report that tells of what was interrupted is on its way.
@@ -230,7 +269,11 @@ impl Journal {
     /// # Errors
     /// It could not be made durable; then another one will tell of it again.
     pub fn told(&mut self) -> Result<(), JournalError> {
-        if self.state.interrupted.is_empty() { Ok(()) } else { self.write(Record::Told) }
+        if !self.state.interrupted.is_empty() {
+            self.write(Record::Told)?;
+            self.tidy();
+        }
+        Ok(())
     }
 
     /// A kickstart was applied to its end.
@@ -241,22 +284,32 @@ impl Journal {
         if self.state.applied != applied {
             self.write(Record::Settled { applied: Box::new(applied) })?;
         }
-        if self.bytes > COMPACT_BYTES { self.compact() } else { Ok(()) }
+        self.tidy();
+        Ok(())
+    }
+
+    /// Compacts a file that has grown, also while steps fail again and again. What it says is durable without that:
+    /// that it cannot be done now is no failure.
+    fn tidy(&mut self) {
+        if self.bytes <= COMPACT_BYTES.max(self.least.saturating_mul(COMPACT_FACTOR)) {
+            return;
+        }
+        if let Err(error) = self.compact() {
+            tracing::warn!("it cannot be compacted: {error}");
+        }
     }
 
     /// Replaces the file by one line with the state.
     ///
     /// # Errors
-    /// The file system's; the old file is still there then.
+    /// The file system's; what was written before is still there then.
     pub fn compact(&mut self) -> Result<(), JournalError> {
         let fail = |source| JournalError::Io { path: self.path.clone(), source };
         let line = line_of(&Record::State(Box::new(self.state.clone())));
-        files::write(&self.path, &line, 0o600).map_err(fail)?;
-        let mut file = OpenOptions::new().write(true).open(&self.path).map_err(fail)?;
-        file.seek(SeekFrom::End(0)).map_err(fail)?;
-        self.file = file;
-        self.bytes = line.len() as u64;
-        Ok(())
+        // The file that comes to its place is the one that is written on: there is no moment at which the two differ.
+        self.file = files::put(&self.path, &line, 0o600).map_err(fail)?;
+        (self.bytes, self.least) = (line.len() as u64, line.len() as u64);
+        files::flush_folder(&self.path).map_err(fail)
     }
 }
 
@@ -271,20 +324,20 @@ fn line_of(record: &Record) -> Vec<u8> {
 }
 
 /// The state after all lines that can be trusted, how many bytes those are, and whether what follows was changed rather than cut.
-fn replay(bytes: &[u8]) -> (State, usize, bool) {
-    let mut state = State::default();
-    let mut good = 0;
-    while let Some(length) = bytes[good..].iter().position(|b| *b == b'\n') {
-        let line = &bytes[good..good + length];
+fn replay(mut reader: impl BufRead) -> io::Result<(State, u64, bool)> {
+    let (mut state, mut good, mut bytes) = (State::default(), 0, Vec::new());
+    loop {
+        bytes.clear();
+        let length = reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut bytes)? as u64;
+        let Some(line) = bytes.strip_suffix(b"\n") else { return Ok((state, good, length == LINE_BYTES)) };
         let record = line.split_at_checked(65).and_then(|(digest, json)| {
             let whole = digest.strip_suffix(b" ")? == Digest::of(json).to_string().as_bytes();
             whole.then(|| serde_json::from_slice::<Record>(json).ok())?
         });
-        let Some(record) = record else { return (state, good, true) };
+        let Some(record) = record else { return Ok((state, good, true)) };
         state.take(record);
-        good += length + 1;
+        good += length;
     }
-    (state, good, false)
 }
 
 #[cfg(test)]
@@ -310,22 +363,22 @@ mod tests {
             for name in ["a", "b"] {
                 journal.begun(&step(name)).expect("written");
                 states.push((journal.bytes, journal.state.clone()));
-                journal.ended(name, StepState::Done, vec![]).expect("written");
+                journal.ended(name, StepState::Done, vec![], vec![]).expect("written");
                 states.push((journal.bytes, journal.state.clone()));
             }
         }
         let whole = std::fs::read(folder.path().join("journal")).expect("read");
         for cut in 0..=whole.len() {
-            let (state, good, damaged) = replay(&whole[..cut]);
+            let (state, good, damaged) = replay(&whole[..cut]).expect("read");
             let (at, want) = states.iter().rev().find(|(at, _)| *at as usize <= cut).expect("there is one");
             assert!(!damaged);
-            assert_eq!((good as u64, &state), (*at, want), "cut at {cut}");
+            assert_eq!((good, &state), (*at, want), "cut at {cut}");
         }
         assert!(states.last().expect("some").1.open.is_none());
         // A changed byte ends what is trusted.
         let mut changed = whole.clone();
         changed[70] ^= 1;
-        assert!(replay(&changed).2);
+        assert!(replay(&changed[..]).expect("read").2);
         std::fs::write(folder.path().join("journal"), &whole[..whole.len() - 3]).expect("written");
         let mut journal = Journal::open(folder.path()).expect("opened");
         assert_eq!(journal.state().open.as_ref().map(|s| s.id.0.as_str()), Some("b"));
@@ -339,7 +392,81 @@ mod tests {
         assert!(journal.state().interrupted.is_empty());
         journal.begun(&step("b")).expect("written");
         journal.compact().expect("compacted");
-        journal.ended("b", StepState::Done, vec![]).expect("written");
+        journal.ended("b", StepState::Done, vec![], vec![]).expect("written");
+        let want = journal.state().clone();
+        drop(journal);
+        assert_eq!(*Journal::open(folder.path()).expect("opened").state(), want);
+    }
+
+    /// A step with a long text.
+    fn long(name: &str) -> Step {
+        let action = Action::Command(LiveCommand::Lang("x".repeat(100 << 10)));
+        Step { id: StepId(name.into()), action, reason: String::new(), after: Vec::new() }
+    }
+
+    #[test]
+    fn it_does_not_grow_while_steps_fail_or_are_interrupted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let size = || std::fs::metadata(folder.path().join("journal")).expect("there").len();
+        let mut journal = Journal::open(folder.path()).expect("opened");
+        journal.accepted(Generation(7), Digest::of(b"k")).expect("written");
+        for round in 0..40 {
+            journal.begun(&long("a")).expect("written");
+            if round % 2 == 0 {
+                journal.ended("a", StepState::Failed, vec!["p".into()], vec![]).expect("written");
+            } else {
+                journal.interrupted(&long("a"), vec![], "said".into()).expect("written");
+                journal.told().expect("written");
+            }
+            assert!(size() == journal.bytes && size() < COMPACT_BYTES + (200 << 10), "{}", size());
+        }
+        let want = journal.state().clone();
+        assert!(want.generation == Generation(7) && want.applied.packages.contains("p"));
+        drop(journal);
+        assert_eq!(*Journal::open(folder.path()).expect("opened").state(), want);
+    }
+
+    #[test]
+    fn what_an_agent_from_before_noted_as_brought_in_is_not_taken_for_asked_for() {
+        let ended = r#"{"record":"ended","id":"a","state":"done","installed":["fonts"]}"#;
+        let mut lines = line_of(&Record::Begun { step: Box::new(step("a")) });
+        lines.extend(format!("{} {ended}\n", Digest::of(ended.as_bytes())).into_bytes());
+        let (state, good, damaged) = replay(&lines[..]).expect("read");
+        assert!(!damaged && good == lines.len() as u64 && state.open.is_none());
+        assert!(state.applied.packages.is_empty() && state.applied.commands.len() == 1);
+    }
+
+    #[test]
+    fn one_that_has_grown_is_opened_and_compacted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("journal");
+        let mut lines = line_of(&Record::Accepted { generation: Generation(7), kickstart: Digest::of(b"k") });
+        for _ in 0..100 {
+            lines.extend(line_of(&Record::Begun { step: Box::new(long("a")) }));
+            let (asked, removed) = (vec!["p".to_owned()], Vec::new());
+            lines.extend(line_of(&Record::Ended { id: "a".into(), state: StepState::Failed, asked, removed }));
+        }
+        std::fs::write(&path, &lines).expect("written");
+        let mut journal = Journal::open(folder.path()).expect("opened");
+        assert!(!journal.damaged() && journal.state().generation == Generation(7));
+        assert!(std::fs::metadata(&path).expect("there").len() < 4096);
+        // What comes after it is in the file that is there.
+        journal.begun(&step("b")).expect("written");
+        drop(journal);
+        assert!(Journal::open(folder.path()).expect("opened").state().open.is_some());
+    }
+
+    #[test]
+    fn one_that_cannot_be_compacted_is_written_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(folder.path().join(".journal.new/in the way")).expect("made");
+        let mut journal = Journal::open(folder.path()).expect("opened");
+        for _ in 0..30 {
+            journal.begun(&long("a")).expect("written");
+            journal.ended("a", StepState::Failed, vec![], vec![]).expect("written");
+        }
+        assert!(journal.compact().is_err() && journal.bytes > COMPACT_BYTES);
+        journal.begun(&step("b")).expect("written");
         let want = journal.state().clone();
         drop(journal);
         assert_eq!(*Journal::open(folder.path()).expect("opened").state(), want);

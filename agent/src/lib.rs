@@ -4,6 +4,7 @@
 //! `rocks_common::plan`, which touches nothing; [`execute`] does what was decided and decides nothing; the [`journal`] knows what was
 //! done whatever happens in between.
 
+pub mod beneath;
 pub mod cli;
 pub mod config;
 pub mod converge;
@@ -19,8 +20,10 @@ pub mod leftover;
 pub mod near;
 pub mod observe;
 pub mod output;
+pub mod patience;
 pub mod process;
 pub mod service;
+pub mod spool;
 pub mod status;
 pub mod tls;
 pub mod userdata;

@@ -1,10 +1,9 @@
 //! The agent as a service: fetch, converge, report, wait for a change, again.
 //!
-//! States and delays are in [`Delay`]. Between two changes the agent does nothing but hold a request open; the only timers are that
-//! request's and the watchdog's.
+//! States and delays are in [`crate::patience`]. Between two changes the agent does nothing but hold a request open;
+//! the only timers are that request's and the watchdog's.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,42 +17,12 @@ use crate::config::Config;
 use crate::converge::{self, Desired, Turn};
 use crate::execute::MirrorIdentity;
 use crate::fetch::{Client, FetchError, Known};
-use crate::files;
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Journal, JournalError};
+use crate::patience::{Course, until_next};
 use crate::process::{Processes, System};
+use crate::spool;
 use crate::status::Status;
-
-/// Why the agent waits, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delay {
-    /// The frontend did not answer, for the n-th time in a row.
-    Unreachable(u32),
-    /// The last converge left steps undone, for the n-th time in a row.
-    Incomplete(u32),
-    /// The frontend said no, or sent something that cannot be trusted, for the n-th time in a row.
-    Refused(u32),
-}
-
-impl Delay {
-    /// How long, before jitter.
-    #[must_use]
-    pub fn base(self) -> Duration {
-        let steps = |table: &[u64], n: u32| table[(n as usize).min(table.len() - 1)];
-        Duration::from_secs(match self {
-            Self::Unreachable(n) => steps(&[1, 2, 5, 10, 30, 60, 120], n),
-            Self::Incomplete(n) => steps(&[5, 15, 60, 120, 300, 600], n),
-            Self::Refused(n) => steps(&[10, 60, 120], n),
-        })
-    }
-
-    /// How long: up to a quarter more, so that a fleet does not come back in step.
-    #[must_use]
-    pub fn with_jitter(self) -> Duration {
-        let random = RandomState::new().build_hasher().finish() % 256;
-        self.base() + self.base().mul_f64(f64::from(u8::try_from(random).unwrap_or(0)) / 1024.0)
-    }
-}
 
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -69,20 +38,39 @@ pub enum ServiceError {
     Journal(#[from] JournalError),
 }
 
-/// The identity, enrolling if there is none and a join document is.
+/// The identity, enrolling if there is a join document and no identity, or none that can be used any more.
 ///
 /// # Errors
 /// There is neither, or the frontend cannot be reached or says no.
 pub async fn identity(config: &Config) -> Result<Identity, IdentityError> {
-    if let Some(identity) = Identity::load(&config.state)? {
-        return Ok(identity);
+    let now = Timestamp::now();
+    let known = Identity::load(&config.state)?;
+    let path = join_path(config);
+    if let Some(identity) = known.as_ref().filter(|known| known.is_usable(now) || !path.exists()) {
+        return Ok(identity.clone());
     }
-    let path = config.root.join("etc/rocks-agent/join.toml");
-    let join = identity::read_join(&path)?;
-    let made = identity::enrol(&config.state, &join, identity::facts(&config.root), Timestamp::now()).await?;
-    // The token is used up; what is left of the document is no secret, but nobody needs it either.
-    let _ = std::fs::remove_file(&path);
-    Ok(made)
+    let made = async {
+        let join = identity::read_join(&path)?;
+        identity::enrol(&config.state, &join, identity::facts(&config.root), now).await
+    };
+    match (made.await, known) {
+        (Ok(made), _) => {
+            // The token is used up; what is left of the document is no secret, but nobody needs it either.
+            let _ = std::fs::remove_file(&path);
+            Ok(made)
+        }
+        // With a certificate that has ended what was begun can still be finished.
+        (Err(error), Some(known)) if known.client().is_ok() => {
+            log(&format!("cannot enrol again: {error}"));
+            Ok(known)
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Where a join document is put.
+fn join_path(config: &Config) -> PathBuf {
+    config.root.join("etc/rocks-agent/join.toml")
 }
 
 /// What one turn with the frontend came to.
@@ -205,14 +193,16 @@ impl Agent {
 
     /// Keeps the status, and sends the report and those that could not be sent before.
     pub async fn tell_frontend(&mut self, report: &Report) {
-        let spool = self.config.state.join("reports");
-        if let Ok(json) = serde_json::to_vec(report)
-            && files::write(&spool.join(format!("{}.json", report.id)), &json, 0o600).is_ok()
-            && report.steps.iter().any(|step| step.state == StepState::Interrupted)
-            && let Some(journal) = &mut self.journal
-        {
-            // If this cannot be written, the next report tells of it again.
-            let _ = journal.told();
+        match spool::keep(&self.config.state, report) {
+            Ok(()) => {
+                if report.steps.iter().any(|step| step.state == StepState::Interrupted)
+                    && let Some(journal) = &mut self.journal
+                {
+                    // If this cannot be written, the next report tells of it again.
+                    let _ = journal.told();
+                }
+            }
+            Err(error) => log(&format!("the report {} cannot be kept: {error}", report.id)),
         }
         self.unsent = true;
         self.send_reports().await;
@@ -220,39 +210,9 @@ impl Agent {
 
     /// Sends what waits in the spool; what cannot be sent now stays there.
     async fn send_reports(&mut self) {
-        if !self.unsent {
-            return;
+        if self.unsent {
+            self.unsent = !spool::send(&self.config.state, &mut self.client).await;
         }
-        let mut waiting: Vec<_> = std::fs::read_dir(self.config.state.join("reports"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        waiting.sort();
-        // The newest are worth most.
-        let extra = waiting.len().saturating_sub(SPOOLED);
-        for (_, path) in waiting.drain(..extra) {
-            let _ = std::fs::remove_file(path);
-        }
-        for (_, path) in waiting {
-            let bytes = files::read(&path, rocks_common::limits::REPORT_BYTES as u64).ok().flatten();
-            let report = bytes.and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
-            let done = match report {
-                None => true,
-                Some(report) => match self.client.report(&report).await {
-                    Ok(()) => true,
-                    Err(FetchError::Refused { status, .. }) => status < 500 && status != 429,
-                    Err(_) => return,
-                },
-            };
-            if !done {
-                return;
-            }
-            let _ = std::fs::remove_file(path);
-        }
-        self.unsent = false;
     }
 
     fn status(&self) -> Status {
@@ -270,27 +230,35 @@ impl Agent {
         if let Some(report) = &turned.report {
             status.last = Some(report.clone());
         }
-        status.findings = match &turned.error {
-            Some(FetchError::Untrusted { .. }) | None => Vec::new(),
-            Some(error @ FetchError::Refused { code, .. }) => vec![finding(code, "frontend", error.to_string())],
-            Some(error) => vec![finding("frontend-unreachable", "frontend", error.to_string())],
-        };
+        status.findings = in_the_way(turned.error.as_ref(), &self.identity, Timestamp::now()).into_iter().collect();
         status.next_attempt =
             next.and_then(|next| Timestamp::now().checked_add(jiff::SignedDuration::try_from(next).ok()?).ok());
         status.store(&self.config.state);
     }
 
+    fn become_new(&mut self, identity: Identity) {
+        if let Ok(client) = identity.client() {
+            Arc::make_mut(&mut self.config).policy.frontend = Some(identity.frontend.clone());
+            (self.client, self.identity) = (client, identity);
+        }
+    }
+
     async fn renew_if_due(&mut self) {
         let now = Timestamp::now();
+        if self.identity.is_over(now) {
+            // Only a new join document helps, or whoever has enrolled by hand meanwhile.
+            match identity(&self.config).await {
+                Ok(identity) if !identity.is_over(now) => self.become_new(identity),
+                Ok(_) => {}
+                Err(error) => log(&format!("cannot enrol again: {error}")),
+            }
+            return;
+        }
         if !self.identity.wants_renewal(now) {
             return;
         }
         match self.identity.renew(identity::facts(&self.config.root), now).await {
-            Ok(identity) => {
-                if let Ok(client) = identity.client() {
-                    (self.client, self.identity) = (client, identity);
-                }
-            }
+            Ok(identity) => self.become_new(identity),
             Err(error) => log(&format!("the certificate could not be renewed yet: {error}")),
         }
     }
@@ -300,25 +268,20 @@ impl Agent {
     /// # Errors
     /// The journal cannot be written.
     pub async fn serve(&mut self) -> Result<(), ServiceError> {
-        let mut first = true;
-        let (mut unreachable, mut incomplete, mut refusals) = (0, 0, 0);
-        // After trouble with the frontend: its next answer is not waited for, so that what the status says is true again soon; and
-        // after a kickstart that was refused, a report says that all is well.
-        let (mut trouble, mut refused) = (false, false);
+        let mut course = Course::default();
         tell("READY=1\nSTATUS=starting");
         loop {
             self.renew_if_due().await;
             // A certificate must not end while a request waits.
             let life = self.identity.not_after.as_second() - self.identity.since.as_second();
             let most = u32::try_from((life / 6).max(5)).unwrap_or(u32::MAX);
-            let force = first || incomplete > 0 || refused;
-            let wait = if force || trouble { 0 } else { self.config.wait_seconds.min(most) };
-            let turned = match self.turn(wait, force).await {
+            let wait = if course.may_wait() { self.config.wait_seconds.min(most) } else { 0 };
+            let turned = match self.turn(wait, course.must_converge(Instant::now())).await {
                 Ok(turned) => turned,
                 // A full disk is not the end: nothing more is done until what is done can be written down.
                 Err(ServiceError::Journal(error @ JournalError::Io { .. })) => {
-                    incomplete += 1;
-                    self.tell_stuck(&error, Delay::Incomplete(incomplete - 1).with_jitter()).await;
+                    let pause = course.stuck(Instant::now());
+                    self.tell_stuck(&error, pause).await;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -326,58 +289,27 @@ impl Agent {
             if let Some(report) = &turned.report {
                 log_report(report);
             }
-            let delay = match (&turned.error, turned.report.as_ref().map(|report| report.outcome)) {
-                (Some(FetchError::Network { .. } | FetchError::Address(_)), _) => {
-                    unreachable += 1;
-                    Some(Delay::Unreachable(unreachable - 1))
-                }
-                (Some(_), _) | (None, Some(Outcome::Refused)) => {
-                    refusals += 1;
-                    Some(Delay::Refused(refusals - 1))
-                }
-                (None, Some(Outcome::Incomplete)) => {
-                    incomplete += 1;
-                    Some(Delay::Incomplete(incomplete - 1))
-                }
-                (None, Some(_)) => {
-                    incomplete = 0;
-                    None
-                }
-                (None, None) => None,
-            };
-            if turned.error.is_none() {
-                unreachable = 0;
-            }
-            let mended = trouble && turned.error.is_none();
-            trouble = turned.error.is_some();
-            refused = match &turned.report {
-                Some(report) => report.outcome == Outcome::Refused,
-                None => refused && trouble,
-            };
-            if !trouble && !refused {
-                refusals = 0;
-            }
-            // Asked for a moment of peace, the frontend gets it.
-            let asked = match &turned.error {
-                Some(FetchError::Refused { retry_after, .. }) => *retry_after,
-                _ => None,
-            };
-            let pause = delay.map(|delay| delay.with_jitter().max(asked.unwrap_or_default()));
-            if turned.report.is_some() || trouble || mended {
+            let was_trouble = course.trouble;
+            let outcome = turned.report.as_ref().map(|report| report.outcome);
+            let pause = course.take(outcome, turned.error.as_ref(), Instant::now());
+            if turned.report.is_some() || course.trouble || was_trouble {
                 self.keep_status(&turned, pause);
             }
             if let Some(report) = &turned.report {
                 self.tell_frontend(report).await;
-            } else if !trouble {
+            } else if !course.trouble {
                 self.send_reports().await;
             }
-            let state = match (&turned.error, delay) {
-                (Some(error), _) => error.to_string(),
-                (None, Some(_)) => "not converged; it is tried again".to_owned(),
+            let found = in_the_way(turned.error.as_ref(), &self.identity, Timestamp::now());
+            let state = match (found, &turned.error) {
+                (Some(found), _) => found.message,
+                (None, Some(error)) => error.to_string(),
+                (None, None) if course.is_incomplete() || course.refused => {
+                    "not converged; it is tried again".to_owned()
+                }
                 (None, None) => "converged; waiting for a change".to_owned(),
             };
             tell(&format!("STATUS={}", state.lines().next().unwrap_or_default()));
-            first = false;
             if let Some(pause) = pause {
                 self.pause(pause).await;
             }
@@ -420,8 +352,24 @@ impl Agent {
     }
 }
 
-/// Most reports that wait to be sent.
-const SPOOLED: usize = 32;
+/// What is in the way with the frontend, for people; what cannot be trusted is in the report of its own.
+fn in_the_way(error: Option<&FetchError>, identity: &Identity, now: Timestamp) -> Option<Finding> {
+    match error? {
+        FetchError::Untrusted { .. } => None,
+        // Whatever the network makes of it: it is only this.
+        error if identity.is_over(now) => {
+            let message = format!("its certificate has ended, at {}: {error}", identity.not_after);
+            let mut found = finding("certificate-ended", "certificate", message);
+            let host = &identity.host;
+            found.hint = Some(format!(
+                "`rocks report host join {host}` gives a new join document, for /etc/rocks-agent/join.toml"
+            ));
+            Some(found)
+        }
+        error @ FetchError::Refused { code, .. } => Some(finding(code, "frontend", error.to_string())),
+        error => Some(finding("frontend-unreachable", "frontend", error.to_string())),
+    }
+}
 
 fn finding(code: &str, subject: &str, message: String) -> Finding {
     Finding { code: code.to_owned(), severity: Severity::Error, subject: subject.to_owned(), message, hint: None }
@@ -443,7 +391,14 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
                 Err(ServiceError::Identity(error)) => {
                     let Some(pause) = until_next(&error, tries) else { return Err(error.into()) };
                     log(&format!("cannot enrol yet: {error}"));
-                    tell("READY=1\nSTATUS=waiting for the frontend to enrol");
+                    let why = error.to_string();
+                    tell(&format!("READY=1\nSTATUS=cannot enrol yet: {}", why.lines().next().unwrap_or_default()));
+                    let code = match &error {
+                        IdentityError::Fetch(FetchError::Refused { code, .. }) => code,
+                        _ => "not-enrolled",
+                    };
+                    let found = finding(code, "identity", why);
+                    Status { findings: vec![found], ..Status::load(&config.state) }.store(&config.state);
                     sleep(pause).await;
                     tries += 1;
                 }
@@ -458,21 +413,6 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
-}
-
-/// How long to wait before the next attempt to enrol, if there is to be one.
-fn until_next(error: &IdentityError, tries: u32) -> Option<Duration> {
-    let delay = match error {
-        // The frontend, and the network, may come later than the instance.
-        IdentityError::Fetch(FetchError::Network { .. }) | IdentityError::Imds(_) => Delay::Unreachable(tries),
-        IdentityError::Fetch(FetchError::Refused { status, retry_after, .. }) if *status == 429 || *status >= 500 => {
-            return Some(Delay::Unreachable(tries).with_jitter().max(retry_after.unwrap_or_default()));
-        }
-        // There may be room for another host soon, or the rule may be mended.
-        IdentityError::Fetch(FetchError::Refused { code, .. }) if code == "identity-refused" => Delay::Refused(tries),
-        _ => return None,
-    };
-    Some(delay.with_jitter())
 }
 
 fn io(source: std::io::Error) -> ServiceError {
@@ -533,21 +473,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_a_bound_and_are_spread() {
-        assert_eq!(Delay::Unreachable(0).base(), Duration::from_secs(1));
-        assert_eq!(Delay::Unreachable(100).base(), Duration::from_secs(120));
-        let refused = |status, code: &str| {
-            let (code, title) = (code.to_owned(), String::new());
-            let retry_after = Some(Duration::from_secs(7));
-            until_next(&IdentityError::Fetch(FetchError::Refused { status, code, title, retry_after }), 0)
-        };
-        assert_eq!(refused(403, "token-refused"), None);
-        assert!(refused(403, "identity-refused") >= Some(Duration::from_secs(10)));
-        assert_eq!(refused(429, "busy"), Some(Duration::from_secs(7)));
-        for n in 0..50 {
-            let delay = Delay::Incomplete(n);
-            let with = delay.with_jitter();
-            assert!(with >= delay.base() && with <= delay.base().mul_f64(1.25));
-        }
+    fn a_certificate_that_has_ended_is_told_as_that() {
+        let (identity, end) = identity::sample::made();
+        let network = FetchError::Network { frontend: "https://f".into(), why: "handshake failure".into() };
+        let told = |now| in_the_way(Some(&network), &identity, now).expect("something is");
+        assert_eq!(told(end).code, "frontend-unreachable");
+        let over = told(end + jiff::SignedDuration::from_secs(1));
+        assert_eq!(over.code, "certificate-ended");
+        assert!(over.message.contains("handshake failure"), "{over:?}");
+        assert!(over.hint.is_some_and(|hint| hint.contains("rocks report host join a-0-0")));
+        assert!(in_the_way(None, &identity, end + jiff::SignedDuration::from_secs(1)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_join_document_counts_when_the_certificate_has_ended_and_not_before() {
+        let root = tempfile::tempdir().expect("a folder");
+        let config = Config::load(root.path(), None, None).expect("no files");
+        let (now, hour) = (Timestamp::now(), jiff::SignedDuration::from_hours(1));
+        let path = join_path(&config);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(&path, "nonsense").expect("written");
+        identity::sample::keep(&config.state, now - hour, now + hour);
+        assert!(!identity(&config).await.expect("it is used").is_over(now));
+        // It is looked at, and what cannot be used is no reason to have no identity.
+        identity::sample::keep(&config.state, now - hour * 2, now - hour);
+        assert!(identity(&config).await.expect("the old one").is_over(now));
+        std::fs::remove_dir_all(config.state.join(identity::FOLDER)).expect("removed");
+        assert!(matches!(identity(&config).await, Err(IdentityError::Bad { .. })));
     }
 }

@@ -60,7 +60,8 @@ impl Status {
             line("frontend", frontend);
         }
         if let Some(end) = self.certificate_ends {
-            line("certificate", &format!("until {end}"));
+            let over = end < Timestamp::now();
+            line("certificate", &format!("{} {end}", if over { "ended" } else { "until" }));
         }
         match &self.last {
             None => line("state", "never converged"),

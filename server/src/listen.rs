@@ -32,7 +32,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::ca::{Authority, CaError, Issued, hex};
+use crate::ca::{Authority, CaError, Issued, hex, key_of_request};
 use crate::config::Config;
 use crate::enrol;
 use crate::identity::Certificates;
@@ -468,8 +468,12 @@ async fn by_token(public: &Public, token: &JoinToken, request: &EnrolRequest, no
     match public.store.knows_token(&hash, now.as_second()).await {
         Err(error) => internal(&error),
         Ok(None) => problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid"),
-        // A certificate request that is none does not cost the token; and of several that have the same token one takes it.
-        Ok(Some(host)) => give(public, &host, &request.csr, &request.facts, Some(&hash), now).await,
+        // A certificate request that is none does not cost the token; and of several keys that have the same token one
+        // takes it.
+        Ok(Some(host)) => match key_of_request(&request.csr) {
+            Ok(key) => give(public, &host, &request.csr, &request.facts, Some((&hash, &key)), now).await,
+            Err(error) => problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
+        },
     }
 }
 
@@ -480,13 +484,14 @@ async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>
     }
 }
 
-/// Gives a certificate to `host`, for a token if there is one: it is taken when the certificate is noted, and not otherwise.
+/// Gives a certificate to `host`, for a token and the key that takes it if there is one: it is taken when the
+/// certificate is noted, and not otherwise.
 async fn give(
     public: &Public,
     host: &HostName,
     csr: &str,
     facts: &Facts,
-    token: Option<&Digest>,
+    token: Option<(&Digest, &Digest)>,
     now: Timestamp,
 ) -> Reply {
     let issued = match issue(public, host, csr, now) {
@@ -496,7 +501,7 @@ async fn give(
     let certificate = NewCertificate { serial: &issued.serial, host, not_after: issued.not_after.as_second(), facts };
     match public.store.add_certificate(&certificate, token, now.as_second()).await {
         Ok(()) => {}
-        // The token was taken by another meanwhile, or the host is not there any more.
+        // The token was taken with another key, or the host is not there any more.
         Err(StoreError::Missing { .. }) => {
             return problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid");
         }

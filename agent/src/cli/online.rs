@@ -151,6 +151,18 @@ pub(super) fn user_data(config: &Config, address: &str, patience: u64, output: &
     }
 }
 
+/// What a turn came to: also a machine that is as its kickstart says is not converged if the frontend gives it none.
+fn code_of(outcome: Option<Outcome>, error: Option<&FetchError>) -> u8 {
+    match (error, outcome) {
+        (Some(FetchError::Network { .. }), _) => output::TEMPORARY,
+        (Some(FetchError::Refused { status, .. }), _) if *status == 429 || *status >= 500 => output::TEMPORARY,
+        (Some(FetchError::Refused { .. } | FetchError::Untrusted { .. }), _) => output::NOT_CONVERGED,
+        (_, Some(Outcome::Incomplete | Outcome::Refused)) => output::NOT_CONVERGED,
+        (None, Some(Outcome::Unchanged | Outcome::Converged)) => output::OK,
+        (Some(FetchError::Address(_)), _) | (None, None) => output::FAILED,
+    }
+}
+
 pub(super) fn converge(config: Config, format: Format, output: &mut Output<'_>) -> u8 {
     let work = async {
         let mut agent = Agent::open(config).await?;
@@ -166,16 +178,9 @@ pub(super) fn converge(config: Config, format: Format, output: &mut Output<'_>) 
         Ok(Err(error)) => return failure(&error, output),
         Err(code) => return code,
     };
-    let mut code = match turned.report.as_ref().map(|report| report.outcome) {
-        Some(Outcome::Unchanged | Outcome::Converged) => output::OK,
-        Some(Outcome::Incomplete | Outcome::Refused) => output::NOT_CONVERGED,
-        None => output::FAILED,
-    };
+    let code = code_of(turned.report.as_ref().map(|report| report.outcome), turned.error.as_ref());
     if let Some(error) = &turned.error {
         output.message(&format!("error: {error}\n"));
-        if matches!(error, FetchError::Network { .. }) {
-            code = output::TEMPORARY;
-        }
     }
     let Some(report) = &turned.report else { return code };
     let text = match format {
@@ -245,5 +250,32 @@ pub(super) fn run(config: Config, output: &mut Output<'_>) -> u8 {
         Ok(Ok(())) => output::OK,
         Ok(Err(error)) => failure(&error, output),
         Err(code) => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_only_well_if_the_frontend_had_its_say() {
+        let network = FetchError::Network { frontend: String::new(), why: String::new() };
+        let refused =
+            |status| FetchError::Refused { status, code: String::new(), title: String::new(), retry_after: None };
+        let same = Some(Outcome::Unchanged);
+        assert_eq!(code_of(same, None), output::OK);
+        assert_eq!(code_of(same, Some(&network)), output::TEMPORARY);
+        for (status, code) in [
+            (403, output::NOT_CONVERGED),
+            (404, output::NOT_CONVERGED),
+            (429, output::TEMPORARY),
+            (503, output::TEMPORARY),
+        ] {
+            assert_eq!(code_of(same, Some(&refused(status))), code, "{status}");
+            assert_eq!(code_of(None, Some(&refused(status))), code, "{status}");
+        }
+        assert_eq!(code_of(Some(Outcome::Incomplete), None), output::NOT_CONVERGED);
+        assert_eq!(code_of(Some(Outcome::Refused), None), output::NOT_CONVERGED);
+        assert_eq!(code_of(None, None), output::FAILED);
     }
 }

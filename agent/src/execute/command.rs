@@ -194,7 +194,7 @@ impl Executor<'_> {
     }
 
     /// The fields of `name`'s line in `/etc/passwd` or `/etc/group`.
-    fn entry(&self, file: &str, name: &str) -> Option<Vec<String>> {
+    pub(super) fn entry(&self, file: &str, name: &str) -> Option<Vec<String>> {
         let text = fs::read_to_string(self.path(file)).ok()?;
         let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
         Some(line.split(':').map(ToOwned::to_owned).collect())
@@ -271,40 +271,6 @@ impl Executor<'_> {
         if password.locked {
             self.account("usermod", &["-L".to_owned(), "--".to_owned(), user.to_owned()])?;
         }
-        Ok(Outcome::default())
-    }
-
-    fn ssh_key(&self, user: &str, key: &str) -> Done {
-        let Some(fields) = self.entry("etc/passwd", user) else { return Err(format!("there is no user `{user}`")) };
-        let [_, _, uid, gid, _, home, ..] = &fields[..] else {
-            return Err("/etc/passwd has a line that is none".to_owned());
-        };
-        if key.contains(['\n', '\r']) {
-            return Err("a key is one line".to_owned());
-        }
-        let folder = self.path(home.trim_start_matches('/')).join(".ssh");
-        let path = folder.join("authorized_keys");
-        let before = fs::read_to_string(&path).unwrap_or_default();
-        if before.lines().any(|line| line == key) {
-            return Ok(Outcome::default());
-        }
-        let own = |path: &Path, mode: u32| -> std::io::Result<()> {
-            use std::os::unix::fs::{PermissionsExt, lchown};
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-            lchown(path, uid.parse().ok(), gid.parse().ok())
-        };
-        let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
-        let work = || -> std::io::Result<()> {
-            // Never follow a link that the user put there.
-            if folder.is_symlink() || path.is_symlink() {
-                return Err(std::io::Error::other("it is a symbolic link"));
-            }
-            fs::create_dir_all(&folder)?;
-            own(&folder, 0o700)?;
-            files::write(&path, format!("{before}{end}{key}\n").as_bytes(), 0o600)?;
-            own(&path, 0o600)
-        };
-        work().map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Outcome::default())
     }
 }

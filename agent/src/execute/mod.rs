@@ -5,6 +5,7 @@
 
 mod command;
 mod complaint;
+mod keys;
 mod packages;
 mod script;
 mod unit;
@@ -15,7 +16,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rocks_common::diag::Severity;
-use rocks_common::plan::{Action, Plan, Step, StepId};
+use rocks_common::plan::{Action, Manager, PackageChange, Plan, Step, StepId};
 use rocks_common::wire::{Finding, StepReport, StepState};
 
 use crate::config::Config;
@@ -31,7 +32,10 @@ struct Outcome {
     timed_out: bool,
     code: Option<i32>,
     output: String,
+    /// Packages that came because they were asked for.
     installed: Vec<String>,
+    /// Packages that were to be removed and are gone.
+    removed: Vec<String>,
     findings: Vec<Finding>,
 }
 
@@ -116,7 +120,8 @@ impl Executor<'_> {
                 (true, false) => StepState::Failed,
                 (false, false) => StepState::Done,
             };
-            journal.ended(&step.id.0, state, outcome.installed.clone())?;
+            let removed = if state == StepState::Done { Vec::new() } else { outcome.removed.clone() };
+            journal.ended(&step.id.0, state, outcome.installed.clone(), removed)?;
             boundary("ended", number);
             self.forget_transaction();
             executed.findings.extend(outcome.findings.iter().cloned());
@@ -161,14 +166,14 @@ impl Executor<'_> {
                     Err("the interrupted script is still running and cannot be ended".to_owned())
                 }
             }
-            Action::Packages(_) => {
+            Action::Packages(change) => {
                 let running = || {
                     let unit = |work: &str| {
                         let states = systemctl(&["show", "--property=ActiveState", "--value", &unit::pattern(work)]);
                         states.is_ok_and(|states| unit::any_runs(&states.text()))
                     };
                     // What the packages' own scripts left running is none of ours to wait for.
-                    let manager = |left: &leftover::Leftover| packages::MANAGERS.iter().any(|name| left.runs(name));
+                    let manager = |left: &leftover::Leftover| Manager::NAMES.iter().any(|name| left.runs(name));
                     self.has_units() && (unit("install") || unit("remove"))
                         || leftover::find(&step.id.0).iter().any(manager)
                 };
@@ -179,7 +184,7 @@ impl Executor<'_> {
                     }
                     std::thread::sleep(Duration::from_millis(200));
                 }
-                Ok(self.brought_in(step))
+                Ok(self.brought_in(step, change))
             }
             Action::Repositories(_) | Action::Command(_) => Ok(Vec::new()),
         }
@@ -221,12 +226,11 @@ impl Executor<'_> {
         let _ = std::fs::remove_file(self.transaction_path());
     }
 
-    /// The packages that are there and were not when the transaction of `step` began.
-    fn brought_in(&self, step: &Step) -> Vec<String> {
+    /// What was asked for, is there, and was not when the transaction of `step` began.
+    fn brought_in(&self, step: &Step, change: &PackageChange) -> Vec<String> {
         let Some(before) = self.transaction(step) else { return Vec::new() };
         let after = observe::packages(&self.config.root, Some(&observe::cache(&self.config.state)), self.processes);
-        let after = after.map(|after| after.names().map(ToOwned::to_owned).collect::<Vec<_>>()).unwrap_or_default();
-        after.into_iter().filter(|name| !before.contains(name)).collect()
+        after.map(|after| change.brought_in(&before, &after)).unwrap_or_default()
     }
 
     fn has_units(&self) -> bool {

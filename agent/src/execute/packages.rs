@@ -1,23 +1,71 @@
 //! Repositories and packages, through whatever package manager there is.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rocks_common::diag::Severity;
-use rocks_common::plan::{PackageChange, Repository, RepositoryLocation, Step};
+use rocks_common::kickstart::PackageSpec;
+use rocks_common::plan::{
+    Inventory, Manager, ManagerError, PackageChange, Repository, RepositoryLocation, Setting, Step,
+};
 
 use super::{Executor, Outcome, complaint, finding};
 use crate::near::gateway::Gateway;
-use crate::process::{Task, is_there};
+use crate::process::{self, Task};
 use crate::{files, observe};
 
 /// The file that holds our repositories; all others stay as they are, and are not used by the agent.
 const REPO_FILE: &str = "etc/yum.repos.d/rocks.repo";
 /// Most bytes of it.
 const REPO_BYTES: u64 = 1 << 20;
-/// The package managers, the preferred first.
-pub(super) const MANAGERS: [&str; 4] = ["dnf5", "dnf", "microdnf", "yum"];
+
+/// The package manager of this machine.
+struct Tool {
+    name: &'static str,
+    kind: Manager,
+    plugins: Vec<&'static str>,
+}
+
+impl Tool {
+    /// The preferred one below `root`.
+    fn find(root: &Path) -> Option<Self> {
+        let found = |name: &&'static str| Some((*name, process::find(root, name)?));
+        let (name, path) = Manager::NAMES.iter().find_map(found)?;
+        let file = fs::canonicalize(&path).unwrap_or(path);
+        let kind = Manager::of(name, &file.file_name().unwrap_or_default().to_string_lossy());
+        let is_there = |plugin: &&str| root.join("etc/dnf/plugins").join(format!("{plugin}.conf")).exists();
+        Some(Self { name, kind, plugins: Manager::SLOW_PLUGINS.into_iter().filter(is_there).collect() })
+    }
+}
+
+/// Whether an address of the repository says who asks for it.
+fn has_password(repository: &Repository) -> bool {
+    let (RepositoryLocation::BaseUrl(url) | RepositoryLocation::MirrorList(url) | RepositoryLocation::Metalink(url)) =
+        &repository.location;
+    // Also where it has no scheme, as package managers take proxies.
+    let names_user = |url: &String| {
+        let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        rest.split('/').next().is_some_and(|authority| authority.contains('@'))
+    };
+    names_user(url) || repository.proxy.as_ref().is_some_and(names_user)
+}
+
+fn all_names(inventory: &Inventory) -> BTreeSet<String> {
+    inventory.names().map(ToOwned::to_owned).collect()
+}
+
+/// Whether a package manager refused because it would have taken along what it may not.
+fn is_protected(output: &str) -> bool {
+    output.contains("protected packages")
+}
+
+fn untold(error: &ManagerError) -> Outcome {
+    let mut outcome = Outcome::failure(format!("{error}\n"));
+    outcome.findings.push(finding("bad-package", Severity::Error, "packages", error.to_string(), None));
+    outcome
+}
 
 impl Executor<'_> {
     pub(super) fn repositories(&self, repositories: &[Repository]) -> Outcome {
@@ -25,7 +73,9 @@ impl Executor<'_> {
         for repository in repositories {
             text.push_str(&self.repository(repository));
         }
-        match files::write(&self.config.root.join(REPO_FILE), text.as_bytes(), 0o644) {
+        // Users may look where packages come from, but a password is none of theirs.
+        let mode = if repositories.iter().any(has_password) { 0o600 } else { 0o644 };
+        match files::write(&self.config.root.join(REPO_FILE), text.as_bytes(), mode) {
             Ok(()) => Outcome::default(),
             Err(error) => Outcome::failure(format!("{REPO_FILE}: {error}\n")),
         }
@@ -74,63 +124,30 @@ impl Executor<'_> {
     }
 
     pub(super) fn packages(&self, step: &Step, change: &PackageChange) -> Outcome {
-        let root = &self.config.root;
-        let tools = if self.is_live() { root.as_path() } else { Path::new("/") };
-        let Some(manager) = MANAGERS.into_iter().find(|name| is_there(tools, name)) else {
-            return Outcome::failure(format!("none of {} is here\n", MANAGERS.join(", ")));
+        let tools = if self.is_live() { self.config.root.as_path() } else { Path::new("/") };
+        let Some(tool) = Tool::find(tools) else {
+            return Outcome::failure(format!("none of {} is here\n", Manager::NAMES.join(", ")));
         };
-        let names = || {
-            let inventory = observe::packages(root, Some(&observe::cache(&self.config.state)), self.processes)?;
-            let names: BTreeSet<String> = inventory.names().map(ToOwned::to_owned).collect();
-            Ok::<_, observe::ObserveError>((inventory, names))
-        };
-        let before = names().map(|(_, names)| names);
-        if let Ok(before) = &before {
-            self.note_transaction(step, before);
-        }
-        let mut common = ["-y", "--disablerepo=*", "--enablerepo=rocks-*"].map(ToOwned::to_owned).to_vec();
-        if !self.is_live() {
-            common.push(format!("--installroot={}", root.display()));
+        let before = self.inventory();
+        let names = before.as_ref().ok().map(all_names);
+        if let Some(names) = &names {
+            self.note_transaction(step, names);
         }
         let mut outcome = Outcome::default();
         if !change.install.is_empty() {
-            let mut args = common.clone();
-            let near = self.near();
-            if let Some((_, folder)) = &near {
-                args.push(format!("--setopt=reposdir={}", folder.display()));
-                // Round trips overlap.
-                args.push("--setopt=max_parallel_downloads=20".to_owned());
-            }
-            args.extend(change.exclude.iter().map(|spec| format!("--exclude={spec}")));
-            if change.exclude_weak {
-                args.push("--setopt=install_weak_deps=0".to_owned());
-            }
-            if change.ignore_missing {
-                args.push(if manager == "dnf5" { "--skip-unavailable" } else { "--setopt=strict=0" }.to_owned());
-            }
-            args.push("install".to_owned());
-            args.push("--".to_owned());
-            args.extend(change.install.iter().map(ToString::to_string));
-            if manager == "microdnf" {
-                args.retain(|arg| arg != "--");
-            }
-            outcome = self.manage(manager, "install", step, args);
-            if let Some((gateway, _)) = near {
-                outcome.findings.extend(gateway.close(!outcome.failed));
-            }
+            outcome = self.install(&tool, step, change);
         }
         if !outcome.failed && !change.remove.is_empty() {
-            let mut args = common;
-            args.extend(["remove".to_owned(), "--".to_owned()]);
-            args.extend(change.remove.iter().cloned());
-            let removed = self.manage(manager, "remove", step, args);
-            outcome = Outcome { output: outcome.output + &removed.output, ..removed };
+            let removed = self.remove(&tool, step, change);
+            outcome.findings.extend(removed.findings);
+            outcome = Outcome { output: outcome.output + &removed.output, findings: outcome.findings, ..removed };
         }
-        // Even a failed transaction may have brought something in.
-        if let (Ok(before), Ok(after)) = (before, names()) {
-            let (after, names) = after;
-            outcome.installed = names.into_iter().filter(|name| !before.contains(name)).collect();
-            if outcome.failed && outcome.installed.is_empty() {
+        // Even a failed transaction may have brought something in, or taken something away.
+        if let (Some(before), Ok(after)) = (names, self.inventory()) {
+            let there = all_names(&after);
+            outcome.installed = change.brought_in(&before, &after);
+            outcome.removed = change.remove.iter().filter(|name| !there.contains(*name)).cloned().collect();
+            if outcome.failed && before == there {
                 let hint = "nothing was installed; it is tried again".to_owned();
                 outcome.findings.iter_mut().for_each(|found| found.hint = Some(hint.clone()));
             }
@@ -148,6 +165,81 @@ impl Executor<'_> {
             }
         }
         outcome
+    }
+
+    fn inventory(&self) -> Result<Inventory, observe::ObserveError> {
+        observe::packages(&self.config.root, Some(&observe::cache(&self.config.state)), self.processes)
+    }
+
+    fn install(&self, tool: &Tool, step: &Step, change: &PackageChange) -> Outcome {
+        let near = self.near();
+        let folder = near.as_ref().map(|(_, folder)| folder.display().to_string());
+        let root = self.other_root();
+        let plugins: Vec<&str> = tool.plugins.to_vec();
+        let setting =
+            Setting { root: root.as_deref(), repositories: folder.as_deref(), plugins: &plugins, ..Setting::default() };
+        let mut outcome = match tool.kind.install(change, &setting) {
+            Ok(args) => self.manage(tool.name, "install", step, args),
+            Err(error) => untold(&error),
+        };
+        if let Some((gateway, _)) = near {
+            outcome.findings.extend(gateway.close(!outcome.failed));
+        }
+        outcome
+    }
+
+    /// Removes what the kickstart no longer names, and nothing that it does name: what a wanted package needs stays.
+    fn remove(&self, tool: &Tool, step: &Step, change: &PackageChange) -> Outcome {
+        // Not what was there before the step: it may have installed something.
+        let there = match self.inventory() {
+            Ok(there) => there,
+            Err(error) => return Outcome::failure(format!("{error}\n")),
+        };
+        let wanted: BTreeSet<&str> = change.keep.iter().flat_map(|spec| there.named_by(spec)).collect();
+        let wanted: Vec<&str> = wanted.into_iter().collect();
+        let root = self.other_root();
+        let plugins: Vec<&str> = tool.plugins.to_vec();
+        let setting = Setting { root: root.as_deref(), plugins: &plugins, protected: &wanted, ..Setting::default() };
+        let work = |names: &[String]| match tool.kind.remove(names, &setting) {
+            Ok(args) => self.manage(tool.name, "remove", step, args),
+            Err(error) => untold(&error),
+        };
+        let mut outcome = work(&change.remove);
+        if outcome.failed && is_protected(&outcome.output) {
+            // One of them is needed; the others are not to stay for it.
+            let mut findings = Vec::new();
+            for name in &change.remove {
+                let alone = if change.remove.len() == 1 { outcome.clone() } else { work(std::slice::from_ref(name)) };
+                if alone.failed && is_protected(&alone.output) {
+                    let message = "it is not removed: a package that the kickstart names would go with it".to_owned();
+                    findings.push(finding("still-needed", Severity::Note, name, message, None));
+                    continue;
+                }
+                outcome = alone;
+                if outcome.failed {
+                    outcome.findings.extend(findings);
+                    return outcome;
+                }
+            }
+            outcome = Outcome { findings, output: outcome.output, ..Outcome::default() };
+        }
+        if !outcome.failed
+            && let Ok(after) = self.inventory()
+        {
+            let is_lost = |spec: &&PackageSpec| there.has(spec) == Some(true) && after.has(spec) == Some(false);
+            for spec in change.keep.iter().filter(is_lost) {
+                outcome.failed = true;
+                let message = "it went with a package that was removed, and the kickstart names it".to_owned();
+                let hint = Some("it is installed again");
+                outcome.findings.push(finding("wanted-removed", Severity::Error, &spec.to_string(), message, hint));
+            }
+        }
+        outcome
+    }
+
+    /// The root for a package manager that runs outside it.
+    fn other_root(&self) -> Option<String> {
+        (!self.is_live()).then(|| self.config.root.display().to_string())
     }
 
     /// A way to packages that is nearer than the frontend, if there is one, and the folder of repositories that lead there. Without it
@@ -191,3 +283,7 @@ impl Executor<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "packages_tests.rs"]
+mod tests;

@@ -1,16 +1,17 @@
 //! Script sections.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use rocks_common::diag::Severity;
 use rocks_common::kickstart::split_words;
 use rocks_common::plan::{ScriptRun, Step};
+use rustix::fs::OFlags;
 
 use super::{Executor, Outcome, finding};
 use crate::process::Task;
-use crate::{files, leftover};
+use crate::{beneath, files, leftover};
 
 impl Executor<'_> {
     pub(super) fn script(&self, step: &Step, run: &ScriptRun) -> Outcome {
@@ -65,11 +66,46 @@ impl Executor<'_> {
         // The text may hold secrets of this host; it is not needed any more.
         let _ = std::fs::remove_file(&path);
         if let Some(log) = &run.log {
-            let log = self.config.root.join(log.trim_start_matches('/'));
             // A log that cannot be written is no reason to call the script failed.
-            let file = OpenOptions::new().append(true).create(true).open(log);
-            let _ = file.and_then(|mut file| file.write_all(outcome.output.as_bytes()));
+            if let Err(error) = append(&self.config.root, Path::new(log), outcome.output.as_bytes()) {
+                tracing::warn!("the log {log} of {}: {error}", step.title());
+            }
         }
         outcome
+    }
+}
+
+/// Adds to a log, which may be in a folder that is not root's: only to a file of our own, with no other name.
+fn append(root: &Path, log: &Path, text: &[u8]) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+    let (mut file, stat) = beneath::file(root, log, flags, 0o600)?;
+    if !beneath::is_ours(&stat) || stat.st_nlink != 1 {
+        return Err(io::Error::other("it is somebody else's"));
+    }
+    file.write_all(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_log_is_added_to_and_nothing_else_is_written() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("tmp")).expect("made");
+        let at = |name: &str| root.path().join("tmp").join(name);
+        let add = |name: &str| append(root.path(), &Path::new("/tmp").join(name), b"said\n");
+        add("log").and_then(|()| add("log")).expect("written");
+        assert_eq!(fs::read_to_string(at("log")).expect("read"), "said\nsaid\n");
+        fs::write(at("target"), "").expect("written");
+        symlink("target", at("link")).expect("linked");
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), 0o600.into()).expect("made");
+        assert!(add("link").is_err() && add("pipe").is_err() && add("missing/log").is_err());
+        fs::hard_link(at("target"), at("other")).expect("linked");
+        assert!(add("other").is_err());
+        assert_eq!(fs::read_to_string(at("target")).expect("read"), "");
     }
 }

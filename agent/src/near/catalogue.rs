@@ -16,6 +16,7 @@ use rocks_common::index::{self, Index};
 use rocks_common::limits;
 use rocks_common::seal::{IndexClaim, SealKey};
 use rocks_common::wire::{SealedIndex, header, path};
+use tokio::time::timeout;
 
 use super::client::{Answer, ClientError, Endpoint};
 use super::source::Wanted;
@@ -185,17 +186,23 @@ impl Catalogue {
         if path == index::REPOMD { of(known.first()?) } else { known.iter().find_map(of) }
     }
 
-    /// Gets the index that a claim of the frontend's is about: what is known, or from the first of `places` that has it.
+    /// Gets the index that a claim of the frontend's is about: what is known, or from the first of `places` that has
+    /// it, none of which may keep the others waiting. `slow` is told which did.
     ///
     /// # Errors
     /// The claim is not to be trusted, or nobody has the index.
-    pub async fn fetch(&self, sealed: &SealedIndex, places: &[Arc<Endpoint>]) -> Result<Arc<Known>, CatalogueError> {
+    pub async fn fetch(
+        &self,
+        sealed: &SealedIndex,
+        places: &[Arc<Endpoint>],
+        slow: impl Fn(usize),
+    ) -> Result<Arc<Known>, CatalogueError> {
         self.check(sealed)?;
         if let Some(known) = self.get(&sealed.claim) {
             return Ok(known);
         }
         let mut last = CatalogueError::Status(StatusCode::NOT_FOUND);
-        for place in places {
+        for (at, place) in places.iter().enumerate() {
             let headers = [
                 (ACCEPT_ENCODING, "gzip".to_owned()),
                 // Who has another one need not send it.
@@ -208,9 +215,15 @@ impl Catalogue {
                 }
                 Ok(text_of(answer).await?)
             };
-            match text.await.and_then(|text| self.learn(sealed.clone(), text)) {
+            let text = timeout(place.pace().whole, text).await.unwrap_or(Err(ClientError::Slow.into()));
+            match text.and_then(|text| self.learn(sealed.clone(), text)) {
                 Ok(known) => return Ok(known),
-                Err(error) => last = error,
+                Err(error) => {
+                    if matches!(error, CatalogueError::Client(ClientError::Slow)) {
+                        slow(at);
+                    }
+                    last = error;
+                }
             }
         }
         Err(last)

@@ -1,7 +1,7 @@
 //! One HTTP server and the connections to it that are kept: a request takes one, and gives it back when the answer was read to its end.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{HOST, LOCATION};
@@ -29,6 +29,9 @@ pub enum ClientError {
     /// It says nothing.
     #[error("it is silent")]
     Silent,
+    /// It says something now and then, and not enough of it.
+    #[error("it is too slow")]
+    Slow,
     /// It broke off.
     #[error("it broke off: {0}")]
     Broken(String),
@@ -46,6 +49,21 @@ pub struct Patience {
     pub silence: Duration,
 }
 
+/// How fast a server must be that there is another for: one that says a word whenever patience is about to end could
+/// keep us for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes a second at least, while something is waited for.
+    pub least: u64,
+    /// How long an answer may take that is of use only as a whole.
+    pub whole: Duration,
+}
+
+impl Pace {
+    /// That of a server that there is no other for.
+    pub const ANY: Self = Self { least: 0, whole: Duration::from_secs(600) };
+}
+
 /// What TLS needs: whom we trust and who we are, and whom we expect.
 pub type Tls = (Arc<ClientConfig>, ServerName<'static>);
 
@@ -57,6 +75,7 @@ pub struct Endpoint {
     authority: String,
     tls: Mutex<Option<Tls>>,
     patience: Patience,
+    pace: Pace,
     idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
     places: Arc<Semaphore>,
 }
@@ -65,6 +84,12 @@ impl Endpoint {
     /// The server at `host` and `port`; nothing is connected yet.
     #[must_use]
     pub fn new(host: &str, port: u16, tls: Option<Tls>, patience: Patience) -> Arc<Self> {
+        Self::paced(host, port, tls, patience, Pace::ANY)
+    }
+
+    /// The same, of a server that must keep a pace.
+    #[must_use]
+    pub fn paced(host: &str, port: u16, tls: Option<Tls>, patience: Patience, pace: Pace) -> Arc<Self> {
         // Presigned requests are signed with the name as it stands in the URL.
         let usual = if tls.is_some() { 443 } else { 80 };
         let named = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -75,9 +100,16 @@ impl Endpoint {
             authority,
             tls: Mutex::new(tls),
             patience,
+            pace,
             idle: Mutex::default(),
             places: Arc::new(Semaphore::new(CONNECTIONS)),
         })
+    }
+
+    /// How fast it must be.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// From now on new connections are made with `tls`: a certificate was renewed.
@@ -149,7 +181,8 @@ impl Endpoint {
                 Ok(Ok(response)) => {
                     let (head, body) = response.into_parts();
                     let of = self.clone();
-                    return Ok(Answer { head, body, sender: Some(sender), of, _place: place });
+                    let (waited, came) = (Duration::ZERO, 0);
+                    return Ok(Answer { head, body, sender: Some(sender), of, waited, came, _place: place });
                 }
             }
         }
@@ -163,6 +196,10 @@ pub struct Answer {
     body: Incoming,
     sender: Option<SendRequest<Empty<Bytes>>>,
     of: Arc<Endpoint>,
+    /// How long it was waited for since its pace was looked at last; what is done with the bytes takes its own time.
+    waited: Duration,
+    /// Bytes that came meanwhile.
+    came: u64,
     _place: OwnedSemaphorePermit,
 }
 
@@ -191,12 +228,17 @@ impl Answer {
     /// See [`ClientError`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
-            match timeout(self.of.patience.silence, self.body.frame()).await {
+            let began = Instant::now();
+            let frame = timeout(self.of.patience.silence, self.body.frame()).await;
+            self.waited += began.elapsed();
+            match frame {
                 Err(_) => return Err(ClientError::Silent),
                 Ok(Some(Err(error))) => return Err(ClientError::Broken(error.to_string())),
                 Ok(Some(Ok(frame))) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
+                    let bytes = frame.into_data().ok();
+                    self.keeps_pace(bytes.as_ref().map_or(0, Bytes::len))?;
+                    if bytes.is_some() {
+                        return Ok(bytes);
                     }
                 }
                 Ok(None) => {
@@ -207,6 +249,20 @@ impl Answer {
                 }
             }
         }
+    }
+
+    /// Looks at the pace whenever it was waited for as long as somebody may be silent.
+    fn keeps_pace(&mut self, bytes: usize) -> Result<(), ClientError> {
+        self.came += bytes as u64;
+        if self.waited < self.of.patience.silence {
+            return Ok(());
+        }
+        let least = self.of.pace.least.saturating_mul(self.waited.as_secs().max(1));
+        if self.came < least {
+            return Err(ClientError::Slow);
+        }
+        (self.waited, self.came) = (Duration::ZERO, 0);
+        Ok(())
     }
 
     /// All of it, at most `limit` bytes.

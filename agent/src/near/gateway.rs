@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::cache::Cache;
 use super::catalogue::Catalogue;
+use super::client::ClientError;
 use super::depot::Depot;
 use super::serve::Desk;
 use super::{NearError, bucket_source, frontend, frontend_source, relay_source, sources};
@@ -235,7 +236,13 @@ async fn prepare(
     let catalogue = Catalogue::open(folder, identity.seal_key);
     for arch in arches {
         let Some(sealed) = told.indexes.iter().find(|sealed| sealed.claim.arch == *arch) else { return Ok(None) };
-        catalogue.fetch(sealed, &places).await?;
+        // A relay that is too slow for the index is too slow for packages.
+        let slow = |at: usize| {
+            if at < told.relays.len() {
+                sources[at].blame("the index", &ClientError::Slow);
+            }
+        };
+        catalogue.fetch(sealed, &places, slow).await?;
     }
     let cache = Cache::open(&folder.join("cache"), CACHE_BYTES)?;
     let (listener, secret) = listen(folder).await?;

@@ -27,7 +27,7 @@ use rustls_pki_types::ServerName;
 use crate::identity::{Identity, IdentityError};
 use crate::tls;
 use client::{ClientError, Endpoint};
-use source::{FAR, Kind, NEAR, Source};
+use source::{FAR, Kind, NEAR, NEAR_PACE, Source};
 
 /// Why packages do not come from near.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ fn frontend(identity: &Identity) -> Result<Arc<Endpoint>, NearError> {
 fn relay_source(identity: &Identity, relay: &RelayAddress) -> Result<Source, NearError> {
     let (ca, certificate, key) = identity.documents()?;
     let tls = tls::relay_client(&ca, (&certificate, &key), relay.host.as_ref())?;
-    let endpoint = Endpoint::new(&relay.address, relay.port, Some((tls, tls::relay_name())), NEAR);
+    let endpoint = Endpoint::paced(&relay.address, relay.port, Some((tls, tls::relay_name())), NEAR, NEAR_PACE);
     Ok(Source::new(Kind::Relay, format!("the relay {relay}"), endpoint))
 }
 

@@ -67,7 +67,7 @@ impl Credentials {
         Ok(Self { folder: folder.to_path_buf(), read, tls, identity })
     }
 
-    /// Reads them again if they have changed. The files are written one after the other: what does not fit together yet is left for later.
+    /// Reads them again if they have changed. What cannot be used is left for later.
     fn renew(&mut self, frontend: &Endpoint) {
         if stamp(&self.folder) == self.read {
             return;

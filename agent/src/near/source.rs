@@ -13,10 +13,13 @@ use rocks_common::wire::{header, path};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
-use super::client::{Answer, ClientError, Endpoint, Patience};
+use super::client::{Answer, ClientError, Endpoint, Pace, Patience};
 
 /// How long a source may take that there is another for.
 pub const NEAR: Patience = Patience { connect: Duration::from_secs(3), silence: Duration::from_secs(10) };
+/// How fast it must be. Little, because a relay may be waiting for a frontend that is far away, and many files come at
+/// once.
+pub const NEAR_PACE: Pace = Pace { least: 16 << 10, whole: Duration::from_secs(30) };
 /// How long the frontend may take.
 pub const FAR: Patience = Patience { connect: Duration::from_secs(20), silence: Duration::from_secs(60) };
 
@@ -196,6 +199,6 @@ impl Buckets {
         let port = location.port_u16().unwrap_or(usual);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let endpoint = known.entry(format!("{scheme}://{host}:{port}"));
-        Ok(endpoint.or_insert_with(|| Endpoint::new(host, port, tls, NEAR)).clone())
+        Ok(endpoint.or_insert_with(|| Endpoint::paced(host, port, tls, NEAR, NEAR_PACE)).clone())
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::cache::Cache;
 use super::catalogue::{Catalogue, CatalogueError};
-use super::client::{Endpoint, Patience};
+use super::client::{ClientError, Endpoint, Pace, Patience};
 use super::depot::{Depot, Progress, Taken};
 use super::serve::Desk;
 use super::source::{Kind, Source, Wanted};
@@ -33,6 +33,8 @@ enum Manner {
     Lacks,
     /// Answers in small pieces, so that others come while it is at it.
     Slow,
+    /// Gives a byte whenever somebody is about to lose patience.
+    Drips,
 }
 
 /// A server of files, which counts how often it was asked.
@@ -118,6 +120,12 @@ impl Server {
                     for piece in body.chunks(body.len() / 8 + 1) {
                         stream.write_all(piece).await?;
                         tokio::time::sleep(Duration::from_millis(40)).await;
+                    }
+                }
+                Manner::Drips => {
+                    for byte in body {
+                        stream.write_all(&[byte]).await?;
+                        tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 }
                 _ => stream.write_all(&body).await?,
@@ -282,6 +290,42 @@ async fn the_bucket_is_found_through_the_frontend() {
     let (_folder, depot) = depot(sources, 1 << 20);
     assert_eq!(ended(&depot, &wanted).await, Progress::Done { attempt: 0 });
     assert_eq!((bucket.asked(), depot.sources()[0].given(), depot.sources()[1].given()), (1, 1000, 0));
+}
+
+#[tokio::test]
+async fn a_source_that_drips_costs_a_bounded_time_and_what_came_stays() {
+    let (wanted, files) = file("Packages/a.rpm", &content(1000));
+    let drips = Server::new(files.clone(), Manner::Drips).await;
+    let frontend = Server::new(files, Manner::Good).await;
+    let pace = Pace { least: 1000, whole: Duration::from_millis(300) };
+    let endpoint = Endpoint::paced("127.0.0.1", drips.port, None, patience(), pace);
+    let relay = Source::new(Kind::Relay, "relay", endpoint.clone());
+    let (_folder, depot) = depot(vec![relay, frontend.source(Kind::Frontend)], 1 << 20);
+    let began = Instant::now();
+    assert_eq!(ended(&depot, &wanted).await, Progress::Done { attempt: 0 });
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let [relay, from] = [0, 1].map(|at| depot.sources()[at].given());
+    assert!(relay > 0 && relay + from == 1000, "{relay} and {from}");
+    assert!(depot.sources()[0].fault().is_some_and(|why| why.contains("too slow")));
+
+    // Of an index nobody has a use for half of it.
+    let sealer = sealer();
+    let mut index = Index::default();
+    index.add(&wanted.path, wanted.entry).expect("added");
+    let (sealed, text) = sealed(&sealer, &index, 7);
+    let files = BTreeMap::from([(format!("{}/x86_64", path::INDEX), text.into_bytes())]);
+    let (drips, good) = (Server::new(files.clone(), Manner::Drips).await, Server::new(files, Manner::Good).await);
+    let pace = Pace { least: 0, ..pace };
+    let places = [Endpoint::paced("127.0.0.1", drips.port, None, patience(), pace), good.endpoint()];
+    let folder = tempfile::tempdir().expect("a folder");
+    let catalogue = Catalogue::open(folder.path(), sealer.public());
+    let (slow, began) = (Mutex::new(Vec::new()), Instant::now());
+    let known =
+        catalogue.fetch(&sealed, &places, |at| slow.lock().expect("lock").push(at)).await.expect("from the next");
+    assert!(known.sealed == sealed && began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(*slow.lock().expect("lock"), [0]);
+    let nobody = catalogue.fetch(&self::sealed(&sealer, &Index::default(), 8).0, &places[..1], |_| {}).await;
+    assert!(matches!(nobody, Err(CatalogueError::Client(ClientError::Slow))));
 }
 
 /// What a package manager sees.

@@ -1,6 +1,6 @@
 //! The packages that are installed, as one query of rpm tells them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -86,21 +86,33 @@ impl Inventory {
     #[must_use]
     pub fn has(&self, spec: &PackageSpec) -> Option<bool> {
         match spec {
-            PackageSpec::Package(name) => Some(self.has_package(name)),
+            PackageSpec::Package(name) => Some(self.find(name).is_some()),
             PackageSpec::Glob(pattern) => Some(self.packages.iter().any(|package| glob(pattern, &package.name))),
             PackageSpec::Group { .. } | PackageSpec::Module(_) => None,
         }
     }
 
-    /// `--whatprovides`: a name, `name.arch`, `name-version`, `name-version-release[.arch]`, with or without epoch, or anything
-    /// that a package provides.
-    fn has_package(&self, text: &str) -> bool {
-        if self.provides.contains_key(text) {
-            return true;
+    /// The names of the packages that are what `spec` names; nothing can be said of groups and modules.
+    #[must_use]
+    pub fn named_by(&self, spec: &PackageSpec) -> BTreeSet<&str> {
+        let name = |index: &usize| self.packages[*index].name.as_str();
+        match spec {
+            PackageSpec::Package(text) => self.find(text).unwrap_or_default().iter().map(name).collect(),
+            PackageSpec::Glob(pattern) => self.names().filter(|name| glob(pattern, name)).collect(),
+            PackageSpec::Group { .. } | PackageSpec::Module(_) => BTreeSet::new(),
         }
-        let fits = |name: &str, evr: Option<&str>, arch: Option<&str>| {
-            self.provides.get(name).into_iter().flatten().any(|index| {
-                let package = &self.packages[*index];
+    }
+
+    /// What is there of `text`, as `--whatprovides` has it: a name, `name.arch`, `name-version`,
+    /// `name-version-release[.arch]`, with or without epoch, or anything that a package provides. Of a path that is
+    /// there, the package may not be known.
+    fn find(&self, text: &str) -> Option<Vec<usize>> {
+        if let Some(providers) = self.provides.get(text) {
+            return Some(providers.clone());
+        }
+        let fits = |name: &str, evr: Option<&str>, arch: Option<&str>| -> Vec<usize> {
+            let is_it = |index: &&usize| {
+                let package = &self.packages[**index];
                 arch.is_none_or(|arch| package.arch == arch)
                     && evr.is_none_or(|evr| {
                         // A version belongs to the package of that name, not to what it provides.
@@ -110,19 +122,21 @@ impl Inventory {
                             && wanted.release.is_none_or(|release| package.evr.release.as_deref() == Some(&release))
                             && (!evr.contains(':') || package.evr.epoch == wanted.epoch)
                     })
-            })
+            };
+            self.provides.get(name).into_iter().flatten().filter(is_it).copied().collect()
         };
+        let first = |found: Vec<Vec<usize>>| found.into_iter().find(|found| !found.is_empty());
         let versions = |text: &str, arch: Option<&str>| {
             // Where the name ends and the version begins cannot be seen: try one and two dashes from the right.
-            let mut dashes = text.rmatch_indices('-').map(|(at, _)| at);
-            let (last, before) = (dashes.next(), dashes.next());
-            [last, before].into_iter().flatten().any(|at| fits(&text[..at], Some(&text[at + 1..]), arch))
+            let dashes = text.rmatch_indices('-').map(|(at, _)| at).take(2);
+            first(dashes.map(|at| fits(&text[..at], Some(&text[at + 1..]), arch)).collect())
         };
-        let with_arch = text.rsplit_once('.').is_some_and(|(rest, arch)| {
+        let with_arch = text.rsplit_once('.').and_then(|(rest, arch)| {
             let known = ["noarch", "x86_64", "i386", "i486", "i586", "i686", "aarch64", "ppc64le", "s390x", "riscv64"];
-            known.contains(&arch) && (fits(rest, None, Some(arch)) || versions(rest, Some(arch)))
+            let known = known.contains(&arch);
+            known.then(|| first(vec![fits(rest, None, Some(arch))]).or_else(|| versions(rest, Some(arch))))?
         });
-        with_arch || versions(text, None)
+        with_arch.or_else(|| versions(text, None))
     }
 }
 
@@ -211,6 +225,14 @@ mod tests {
         {
             assert!(!has(missing), "{missing}");
         }
+        let named = |spec: PackageSpec| inventory.named_by(&spec).into_iter().collect::<Vec<_>>();
+        for text in ["vim", "/usr/bin/vi", "vim-enhanced.x86_64", "vim-2:9.0.1"] {
+            assert_eq!(named(PackageSpec::Package(text.into())), ["vim"], "{text}");
+        }
+        assert_eq!(named(PackageSpec::Glob("*-*".into())), ["gpg-pubkey", "kernel-core"]);
+        assert!(
+            named(PackageSpec::Package("vi".into())).is_empty() && named(PackageSpec::Module("vim".into())).is_empty()
+        );
         let globs = |text: &str| inventory.has(&PackageSpec::Glob(text.into())) == Some(true);
         assert!(globs("kernel*") && globs("v?m") && globs("[a-l]*core") && globs("*"));
         assert!(!globs("x*") && !globs("[!a-z]*") && !globs("[") && !globs("vim?"));

@@ -1,6 +1,6 @@
 //! Desired − applied − observed = plan.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
@@ -100,7 +100,7 @@ impl Planner<'_> {
             }
         }
         if let Some(before) = &self.applied.installer {
-            let names: std::collections::BTreeSet<&String> = installer.keys().chain(before.keys()).collect();
+            let names: BTreeSet<&String> = installer.keys().chain(before.keys()).collect();
             for name in names {
                 if installer.get(name) != before.get(name) {
                     let message = format!("`{name}` has changed, and only an installation can apply it");
@@ -144,12 +144,16 @@ impl Planner<'_> {
                 change.install.push(entry.spec.clone());
             }
         }
-        let named =
-            |name: &str| wanted.install.iter().any(|entry| matches!(&entry.spec, PackageSpec::Package(p) if p == name));
-        let extra: Vec<String> = self.applied.packages.iter().filter(|name| !named(name)).cloned().collect();
+        // A kickstart may ask for a package by what it provides.
+        let named: BTreeSet<&str> = wanted.install.iter().flat_map(|entry| observed.named_by(&entry.spec)).collect();
+        let extra: Vec<String> =
+            self.applied.packages.iter().filter(|name| !named.contains(name.as_str())).cloned().collect();
         let installed: Vec<String> =
             extra.into_iter().filter(|name| observed.has(&PackageSpec::Package(name.clone())) == Some(true)).collect();
         if self.policy.remove_packages {
+            if !installed.is_empty() {
+                change.keep = wanted.install.iter().map(|entry| entry.spec.clone()).collect();
+            }
             change.remove = installed;
         } else {
             for name in installed {
@@ -322,7 +326,7 @@ impl Applied {
         self.kickstart = Some(kickstart.digest);
     }
 
-    /// Takes note that `step` was done; `installed` are the packages that it brought in.
+    /// Takes note that `step` was done; `installed` are the packages that it brought in because it was asked to.
     pub fn record(&mut self, step: &Step, installed: &[String]) {
         match &step.action {
             Action::Repositories(_) => {

@@ -7,6 +7,7 @@
 mod inventory;
 mod live;
 mod make;
+mod manager;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use inventory::{Installed, Inventory, QUERY_FORMAT};
 pub use make::plan;
+pub use manager::{Manager, ManagerError, Setting};
 
 use crate::ids::Digest;
 use crate::kickstart::{PackageSpec, ScriptKind};
@@ -108,12 +110,24 @@ pub struct PackageChange {
     pub install: Vec<PackageSpec>,
     /// What the agent installed and the kickstart no longer names, if policy allows to remove.
     pub remove: Vec<String>,
+    /// With `remove`: what the kickstart names, and what must not be taken along.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<PackageSpec>,
     /// What must not come in (`-name`).
     pub exclude: Vec<PackageSpec>,
     /// `--ignoremissing`: what no repository has is a finding, not a failure.
     pub ignore_missing: bool,
     /// Whether weak dependencies stay out (`--exclude-weakdeps`).
     pub exclude_weak: bool,
+}
+
+impl PackageChange {
+    /// What of the packages that are there now was asked for, and was not there `before`.
+    #[must_use]
+    pub fn brought_in(&self, before: &BTreeSet<String>, after: &Inventory) -> Vec<String> {
+        let asked: BTreeSet<&str> = self.install.iter().flat_map(|spec| after.named_by(spec)).collect();
+        asked.into_iter().filter(|name| !before.contains(*name)).map(ToOwned::to_owned).collect()
+    }
 }
 
 /// A command that a running system can honour.
@@ -263,7 +277,10 @@ pub struct Applied {
     pub commands: BTreeMap<String, String>,
     /// The script sections that were run to their end.
     pub scripts: Vec<RanScript>,
-    /// The packages that the agent itself brought in, by name.
+    /// The packages that the agent itself brought in because a kickstart asked for them, by name. What came along with
+    /// them is the package manager's to collect. Agents from before kept everything under `packages`, which nobody can
+    /// tell apart any more.
+    #[serde(rename = "asked")]
     pub packages: BTreeSet<String>,
     /// The groups and modules that were installed: they cannot be seen in the package database.
     pub groups: BTreeSet<String>,

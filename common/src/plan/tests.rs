@@ -103,6 +103,34 @@ fn only_what_the_agent_installed_is_removed_and_only_by_policy() {
 }
 
 #[test]
+fn what_came_along_is_not_removed_and_neither_is_what_is_asked_for_by_another_name() {
+    let policy = Policy { remove_packages: true, ..Policy::default() };
+    let kickstart = read("%packages\njava\nvim\nk*\n@core\n%end\n");
+    let mut applied = Applied::default();
+    let first = plan(&kickstart, &applied, &installed(&["bash", "kmod"]), &policy);
+    let Action::Packages(change) = &first.steps[0].action else { panic!("{first:?}") };
+    // java is provided by java-21, which brings fonts along; the group brings what it likes.
+    let line = |n: &str, p: &str| format!("{n}\u{1f}0\u{1f}1\u{1f}1\u{1f}noarch\u{1f}{p}\u{1e}\n");
+    let after = ["bash", "kmod", "fonts", "vim", "less"].map(|n| line(n, n)).concat() + &line("java-21", "java");
+    let after = Inventory::parse(&after);
+    let brought = change.brought_in(&["bash".to_owned(), "kmod".to_owned()].into(), &after);
+    assert_eq!(brought, ["java-21", "vim"]);
+    applied.record(&first.steps[0], &brought);
+    applied.settle(&kickstart);
+    let again = plan(&kickstart, &applied, &after, &policy);
+    assert!(again.is_empty(), "{}", again.render());
+    // Only what was asked for goes, and what stays is told.
+    let less = read("%packages\nvim\n@core\n%end\n");
+    let next = plan(&less, &applied, &after, &policy);
+    assert_eq!(titles(&next), ["remove java-21"]);
+    let Action::Packages(change) = &next.steps[0].action else { panic!("{next:?}") };
+    assert_eq!(change.keep.iter().map(ToString::to_string).collect::<Vec<_>>(), ["vim", "@core"]);
+    // What an agent from before noted, dependencies and all, is nobody's to remove.
+    let old: Applied = serde_json::from_str("{\"packages\":[\"fonts\",\"java-21\"]}").expect("read");
+    assert!(plan(&less, &old, &after, &policy).steps.iter().all(|step| !step.title().contains("remove")));
+}
+
+#[test]
 fn passwords_are_not_in_what_people_see() {
     let kickstart = read("rootpw --iscrypted $6$secret\nuser --name=a --password=secret\n");
     let plan = plan(&kickstart, &Applied::default(), &Inventory::default(), &Policy::default());

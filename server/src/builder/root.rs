@@ -8,7 +8,8 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rocks_common::plan::{PackageChange, Repository, RepositoryLocation};
+use rocks_common::kickstart::PackageSpec;
+use rocks_common::plan::{Manager, PackageChange, Repository, RepositoryLocation};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use rustix::mount::{MountFlags, mount, mount_bind};
 
@@ -185,47 +186,37 @@ impl<'o> Root<'o> {
         change: &PackageChange,
         repositories: &[Repository],
     ) -> Result<Vec<String>, BuildError> {
-        let manager = ["dnf", "dnf5"].into_iter().find(|name| process_is_there(name)).ok_or(BuildError::Missing {
-            what: "there is no dnf on the frontend".to_owned(),
-            hint: "install dnf: it resolves what the image consists of",
-        })?;
+        let (manager, kind) = package_manager()?;
         self.configure(repositories)?;
         // In a root of its own: what dnf notes there (keys, with the time) must not come into the image.
         let aside = self.order.work.join("resolve");
-        let mut needed: Vec<String> = change.install.iter().map(ToString::to_string).collect();
-        needed.extend(PLATFORM.map(ToOwned::to_owned));
+        let mut change = change.clone();
+        change.install.extend(PLATFORM.map(|name| PackageSpec::Package(name.to_owned())));
         let optional: &[&str] = if self.order.arch == "x86_64" { &LOADERS_X86 } else { &LOADERS_ARM };
         // Asked one by one, so that what a mirror lacks does not stand in the way of what it has.
         let has = |name: &str| {
-            let args = self.manager(&aside, &["repoquery", "--whatprovides", name, "--qf", "%{name}\n"]);
+            let args = self.manager(&aside, &["repoquery", "--whatprovides", name, "--queryformat=%{name}\n"]);
             let said =
                 self.run_for("asking the mirror for boot loaders and the network", manager, &args, PROGRAM, None)?;
             // A name is one word; what dnf has to remark has several.
-            Ok(said.lines().any(|line| !line.is_empty() && !line.contains(char::is_whitespace)))
+            Ok::<_, BuildError>(said.lines().any(|line| !line.is_empty() && !line.contains(char::is_whitespace)))
         };
         for loader in optional {
             if has(loader)? {
-                needed.push((*loader).to_owned());
+                change.install.push(PackageSpec::Package((*loader).to_owned()));
             }
         }
         for tool in NETWORK {
             if has(tool)? {
-                needed.push(tool.to_owned());
+                change.install.push(PackageSpec::Package(tool.to_owned()));
                 break;
             }
         }
-        let folder = self.packages();
-        let destination = format!("--destdir={}", folder.display());
-        let mut args = self.manager(&aside, &["--downloadonly", &destination]);
-        args.extend(change.exclude.iter().map(|spec| format!("--exclude={spec}")));
-        if change.exclude_weak {
-            args.push("--setopt=install_weak_deps=0".to_owned());
-        }
-        if change.ignore_missing {
-            args.push(if manager == "dnf5" { "--skip-unavailable" } else { "--setopt=strict=0" }.to_owned());
-        }
-        args.extend(["install".to_owned(), "--".to_owned()]);
-        args.extend(needed);
+        let words = kind.download(&change, &self.packages().display().to_string()).map_err(|error| {
+            BuildError::Program { what: "finding the image's packages".to_owned(), output: error.to_string() }
+        })?;
+        let mut args = self.manager(&aside, &[]);
+        args.extend(words);
         self.run_for("finding the image's packages", manager, &args, PACKAGES, None)?;
         let (mut names, mut epoch) = (Vec::new(), 0);
         let files = self.rpms()?;
@@ -328,7 +319,7 @@ impl<'o> Root<'o> {
             args.extend(self.order.gpgkeys.iter().map(|key| key.display().to_string()));
             self.run("importing the packages' keys", "rpmkeys", &args)?;
         }
-        let manager = if process_is_there("dnf") { "dnf" } else { "dnf5" };
+        let (manager, _) = package_manager()?;
         let mut args = self.manager(&self.path, &["--disablerepo=*", "install"]);
         args.extend(self.rpms()?);
         self.run_for("installing the packages", manager, &args, PACKAGES, None).map(drop)
@@ -436,8 +427,20 @@ impl<'o> Root<'o> {
     }
 }
 
-fn process_is_there(name: &str) -> bool {
-    ["/usr/bin", "/usr/sbin", "/bin", "/usr/local/bin"].iter().any(|folder| Path::new(folder).join(name).exists())
+/// The frontend's package manager, and which one it is: `dnf` is a link to `dnf5` where that is the newer one's name.
+fn package_manager() -> Result<(&'static str, Manager), BuildError> {
+    manager_in(&["/usr/bin", "/usr/sbin", "/bin", "/usr/local/bin"].map(Path::new)).ok_or(BuildError::Missing {
+        what: "there is no dnf on the frontend".to_owned(),
+        hint: "install dnf: it resolves what the image consists of",
+    })
+}
+
+fn manager_in(folders: &[&Path]) -> Option<(&'static str, Manager)> {
+    ["dnf", "dnf5"].into_iter().find_map(|name| {
+        let file = folders.iter().find_map(|folder| fs::canonicalize(folder.join(name)).ok())?;
+        let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Some((name, Manager::of(name, &file)))
+    })
 }
 
 /// What is in a folder; nothing if there is none.
@@ -475,4 +478,24 @@ fn even(path: &Path, epoch: u64) -> io::Result<()> {
     let last_access = Timespec { tv_sec: epoch, tv_nsec: 0 };
     utimensat(CWD, path, &Timestamps { last_access, last_modification }, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_says_which_dnf_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(manager_in(&[folder.path()]), None);
+        fs::write(at("dnf5"), "").expect("written");
+        assert_eq!(manager_in(&[folder.path()]), Some(("dnf5", Manager::Dnf5)));
+        symlink("dnf5", at("dnf")).expect("linked");
+        assert_eq!(manager_in(&[Path::new("/nonexistent"), folder.path()]), Some(("dnf", Manager::Dnf5)));
+        fs::remove_file(at("dnf")).expect("removed");
+        fs::write(at("dnf-3"), "").expect("written");
+        symlink("dnf-3", at("dnf")).expect("linked");
+        assert_eq!(manager_in(&[folder.path()]), Some(("dnf", Manager::Dnf4)));
+    }
 }

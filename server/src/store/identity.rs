@@ -49,7 +49,8 @@ impl Store {
         Ok(())
     }
 
-    /// The host of a join token that would be taken. Costs a reading, so that guessing costs us nothing more.
+    /// The host of a join token that has not ended, whether it was taken or not: with which key it may be taken again
+    /// is seen when it is. Costs a reading, so that guessing costs us nothing more.
     ///
     /// # Errors
     /// The database's.
@@ -59,21 +60,24 @@ impl Store {
         row.map(|row| name(row.get(0))).transpose()
     }
 
-    /// Takes note of a certificate, and of what the agent told of the machine. With a join token, that is taken: it is gone afterwards,
-    /// and wrong, used and expired ones are all missing.
+    /// Takes note of a certificate, and of what the agent told of the machine. With a join token, that is taken by the
+    /// key (its digest) that the certificate is for; whoever has that key and did not hear the answer may take it again
+    /// until it ends. One that is wrong, taken with another key or expired is missing.
     ///
     /// # Errors
     /// There is no such token, or no such host any more: then nothing was noted, and the certificate must not be given.
     pub async fn add_certificate(
         &self,
         new: &NewCertificate<'_>,
-        token: Option<&Digest>,
+        token: Option<(&Digest, &Digest)>,
         now: i64,
     ) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
-        if let Some(token) = token {
-            let query = sqlx::query("delete from token where hash = ? and host = ? and expires >= ?");
-            let done = query.bind(token.to_string()).bind(new.host.as_str()).bind(now).execute(&mut *work).await?;
+        if let Some((token, key)) = token {
+            let key = key.to_string();
+            let sql = "update token set key = ? where hash = ? and host = ? and expires >= ? and coalesce(key, ?) = ?";
+            let query = sqlx::query(sql).bind(&key).bind(token.to_string()).bind(new.host.as_str()).bind(now);
+            let done = query.bind(&key).bind(&key).execute(&mut *work).await?;
             some(done.rows_affected(), "token", "")?;
         }
         new.note(&mut work, now).await?;

@@ -80,17 +80,30 @@ async fn a_token_is_taken_once_and_in_time() {
     let serials: Vec<String> = (0..10).map(|number| number.to_string()).collect();
     let new = |number: usize| NewCertificate { serial: &serials[number], host: &a, not_after: 1000, facts: &facts };
     let taken: Vec<NewCertificate<'_>> = (0..8).map(new).collect();
-    let tries =
-        futures_util::future::join_all(taken.iter().map(|new| store.add_certificate(new, Some(&good), 100))).await;
+    let keys: Vec<Digest> = serials.iter().map(|serial| Digest::of(serial.as_bytes())).collect();
+    let take = |number: usize| store.add_certificate(&taken[number], Some((&good, &keys[number])), 100);
+    let tries = futures_util::future::join_all((0..8).map(take)).await;
+    let winner = tries.iter().position(Result::is_ok).expect("one of them");
     assert_eq!(tries.iter().filter(|t| t.is_ok()).count(), 1);
     assert!(
         tries.iter().flat_map(|t| t.as_ref().err()).all(|e| matches!(e, StoreError::Missing { kind: "token", .. }))
     );
-    for wrong in [&good, &old, &Digest::of(b"wrong")] {
+    // Who took it and did not hear the answer gets another certificate, as long as the token lasts; with another key
+    // nobody does.
+    store.add_certificate(&new(8), Some((&good, &keys[winner])), 100).await.expect("the same key");
+    assert!(store.add_certificate(&new(9), Some((&good, &keys[9])), 100).await.is_err());
+    assert!(store.add_certificate(&new(9), Some((&good, &keys[winner])), 101).await.is_err());
+    assert_eq!(store.knows_token(&good, 100).await.expect("read"), Some(a.clone()));
+    assert!(store.knows_token(&good, 101).await.expect("read").is_none());
+    for wrong in [&old, &Digest::of(b"wrong")] {
         assert!(store.knows_token(wrong, 100).await.expect("read").is_none());
-        assert!(store.add_certificate(&new(9), Some(wrong), 100).await.is_err());
+        assert!(store.add_certificate(&new(9), Some((wrong, &keys[9])), 100).await.is_err());
     }
     assert_eq!(store.knows_token(&old, 50).await.expect("read"), Some(a.clone()));
+    // Those that have ended go with the next one that is made, and only then can the same be made again.
+    assert!(store.add_token(&a, &good, 200, 100).await.is_err());
+    store.add_token(&a, &good, 200, 101).await.expect("added");
+    store.add_certificate(&new(9), Some((&good, &keys[9])), 101).await.expect("it is a new one");
 }
 
 #[tokio::test]
