@@ -41,6 +41,16 @@ pub enum ImdsError {
     Status(StatusCode),
 }
 
+impl ImdsError {
+    /// Whether it may be otherwise in a moment: the service answers 503 when it is busy, and says that one should ask again.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Status(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+}
+
 async fn request(address: &str, request: Request<Empty<Bytes>>, limit: usize) -> Result<Option<Bytes>, ImdsError> {
     let fail = |error: &dyn std::fmt::Display| ImdsError::Unreachable(error.to_string());
     let work = async {
@@ -85,7 +95,7 @@ pub async fn insist(address: &str, path: &str, limit: usize, patience: Duration)
     let end = tokio::time::Instant::now() + patience;
     loop {
         match get(address, path, limit).await {
-            Err(ImdsError::Unreachable(_)) if tokio::time::Instant::now() < end => {
+            Err(error) if error.passes() && tokio::time::Instant::now() < end => {
                 sleep(Duration::from_millis(500)).await;
             }
             other => return other,
@@ -120,6 +130,28 @@ mod tests {
                 format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
             stream.write_all(answer.as_bytes()).await.expect("sent");
         }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address").to_string();
+        let answers = tokio::spawn(async move {
+            for status in ["503 Service Unavailable", "429 Too Many Requests"] {
+                let (mut stream, _) = listener.accept().await.expect("a caller");
+                let mut text = vec![0; 4096];
+                let _ = stream.read(&mut text).await.expect("a request");
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.expect("sent");
+            }
+            service(listener).await;
+        });
+        let patience = Duration::from_secs(20);
+        let got = insist(&address, "/latest/user-data", 100, patience).await.expect("answered");
+        assert_eq!(got.as_deref(), Some(&b"#!/bin/sh\n"[..]));
+        answers.abort();
+        let refuses = ImdsError::Status(StatusCode::FORBIDDEN);
+        assert!(!refuses.passes());
     }
 
     #[tokio::test]

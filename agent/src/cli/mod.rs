@@ -67,7 +67,7 @@ enum Command {
     /// Take the join document, and a receiver's job, of the user data that this EC2 instance was launched with
     UserData {
         /// How long to wait for the metadata service, in seconds
-        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         patience: u64,
         /// Where the metadata service is
         #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::imds::ADDRESS)]

@@ -129,9 +129,8 @@ pub(super) fn user_data(config: &Config, address: &str, patience: u64, output: &
     let text = match asked {
         Ok(text) => text.unwrap_or_default(),
         Err(error) => {
-            // A machine that is no instance has nothing to be told.
             output.message(&format!("{error}\n"));
-            return output::OK;
+            return output::FAILED;
         }
     };
     let Some(found) = userdata::documents(&String::from_utf8_lossy(&text)) else {

@@ -19,8 +19,8 @@ fn gone(result: Answer<()>) -> Answer<()> {
 }
 
 impl Cloud for Aws {
-    async fn subnet(&self, id: Option<&SubnetId>) -> Answer<Subnet> {
-        self.find_subnet(id).await
+    async fn subnet(&self, id: Option<&SubnetId>, kinds: &[&str]) -> Answer<Subnet> {
+        self.find_subnet(id, kinds).await
     }
 
     async fn ensure_group(&self, name: &str, vpc: &str, tags: &Tags) -> Answer<GroupId> {

@@ -103,6 +103,9 @@ pub fn classify(action: &'static str, code: &str, message: &str) -> CloudError {
     if THROTTLED.contains(&code) {
         return CloudError::Throttled(with_code());
     }
+    if code == "IdempotentInstanceTerminated" {
+        return CloudError::Spent(with_code());
+    }
     if CAPACITY.contains(&code) {
         return CloudError::Capacity(with_code());
     }
@@ -261,6 +264,7 @@ mod tests {
             CloudError::Capacity(_) => "capacity",
             CloudError::Limit(_) => "limit",
             CloudError::Unclear(_) => "unclear",
+            CloudError::Spent(_) => "spent",
             CloudError::Refused { .. } => "refused",
         }
     }
@@ -322,6 +326,7 @@ mod tests {
             ("EntityTooSmall", "refused"),
             ("OptInRequired", "refused"),
             ("AuthFailure", "refused"),
+            ("IdempotentInstanceTerminated", "spent"),
             ("InvalidClientTokenId", "refused"),
             ("RequestExpired", "refused"),
             ("IdempotentParameterMismatch", "refused"),

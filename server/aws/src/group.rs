@@ -1,6 +1,10 @@
 //! Subnets and security groups.
 
-use aws_sdk_ec2::types::{IpPermission, IpRange, Ipv6Range, ResourceType, SecurityGroup};
+use std::collections::BTreeSet;
+
+use aws_sdk_ec2::types::{
+    InstanceTypeOffering, IpPermission, IpRange, Ipv6Range, LocationType, ResourceType, SecurityGroup,
+};
 use rocks_provision::cloud::{Answer, CloudError, Rule, Subnet, TAG_PROVISION, TAG_SITE, Tags};
 use rocks_provision::ids::{GroupId, SubnetId};
 
@@ -10,7 +14,26 @@ use crate::name::{exactly, filter, tagged, value};
 use crate::owned::PAGE;
 
 impl Aws {
-    pub(crate) async fn find_subnet(&self, id: Option<&SubnetId>) -> Answer<Subnet> {
+    /// The zones that have all these instance types; nothing if there are none to have.
+    async fn zones_with(&self, kinds: &[&str]) -> Answer<Option<BTreeSet<String>>> {
+        let mut zones: Option<BTreeSet<String>> = None;
+        for kind in kinds {
+            let ask = self.ec2.describe_instance_type_offerings().location_type(LocationType::AvailabilityZone);
+            let ask = ask.filters(filter("instance-type", [*kind]));
+            let all: Result<Vec<InstanceTypeOffering>, _> =
+                ask.into_paginator().page_size(PAGE).items().send().try_collect().await;
+            let all = all.map_err(|error| failed("ec2:DescribeInstanceTypeOfferings", error))?;
+            let these: BTreeSet<String> = all.into_iter().filter_map(|one| one.location).collect();
+            if these.is_empty() {
+                let message = format!("this region has no instances of type {kind}");
+                return Err(CloudError::Refused { code: "Unsupported".to_owned(), message });
+            }
+            zones = Some(zones.map_or(these.clone(), |zones| zones.intersection(&these).cloned().collect()));
+        }
+        Ok(zones)
+    }
+
+    pub(crate) async fn find_subnet(&self, id: Option<&SubnetId>, kinds: &[&str]) -> Answer<Subnet> {
         const ACTION: &str = "ec2:DescribeSubnets";
         let subnets = match id {
             Some(id) => {
@@ -20,7 +43,18 @@ impl Aws {
             None => {
                 let ask = self.ec2.describe_subnets().filters(filter("default-for-az", ["true"]));
                 let all = ask.into_paginator().page_size(PAGE).items().send().try_collect().await;
-                all.map_err(|error| failed(ACTION, error))?
+                let mut all: Vec<aws_sdk_ec2::types::Subnet> = all.map_err(|error| failed(ACTION, error))?;
+                if let Some(zones) = self.zones_with(kinds).await? {
+                    let has = |subnet: &aws_sdk_ec2::types::Subnet| {
+                        subnet.availability_zone().is_some_and(|zone| zones.contains(zone))
+                    };
+                    if !all.is_empty() && !all.iter().any(has) {
+                        let message = format!("no zone with a default subnet has all of {}", kinds.join(", "));
+                        return Err(CloudError::Refused { code: "Unsupported".to_owned(), message });
+                    }
+                    all.retain(has);
+                }
+                all
             }
         };
         let first = subnets.into_iter().min_by(|a, b| a.availability_zone.cmp(&b.availability_zone));

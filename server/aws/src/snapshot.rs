@@ -95,7 +95,13 @@ impl Aws {
             .checksum_algorithm(ChecksumAlgorithm::ChecksumAlgorithmSha256)
             .checksum(STANDARD.encode(Sha256::digest(&block)))
             .block_data(ByteStream::from(block));
-        put.send().await.map_err(|error| failed("ebs:PutSnapshotBlock", error)).map(drop)
+        put.send().await.map(drop).map_err(|error| match failed("ebs:PutSnapshotBlock", error) {
+            // It came too slowly: it is no worse than a lost answer, and the same block is taken the next time.
+            CloudError::Refused { message, .. } if message.to_ascii_lowercase().contains("read block data") => {
+                CloudError::Unclear(message)
+            }
+            error => error,
+        })
     }
 
     pub(crate) async fn end_snapshot(&self, id: &SnapshotId, blocks: u32) -> Answer<()> {

@@ -58,7 +58,7 @@ async fn launch(aws: &Aws, image: &AmiId) -> Launch {
         count: 1,
         image: image.clone(),
         kind: "t3.medium".to_owned(),
-        subnet: aws.subnet(None).await.expect("a subnet").id,
+        subnet: aws.subnet(None, &[]).await.expect("a subnet").id,
         groups: Vec::new(),
         user_data: "a token".to_owned(),
         key: None,
@@ -125,7 +125,7 @@ async fn what_is_said_twice_is_done_once() {
     let seen = aws.instances(std::slice::from_ref(&id)).await.expect("seen").remove(0);
     assert!(seen.role == "receiver" && seen.private.is_some() && seen.launched.is_some(), "{seen:?}");
     // A volume.
-    let zone = aws.subnet(None).await.expect("a subnet").zone;
+    let zone = aws.subnet(None, &[]).await.expect("a subnet").zone;
     let new = NewVolume {
         token: "calls-1/volume".to_owned(),
         gib: 1,
@@ -151,7 +151,7 @@ async fn what_is_said_twice_is_done_once() {
     let taken = aws.create_snapshot(&volume, &tags("calls-1", "image")).await.expect("a snapshot");
     assert!(aws.snapshot(&taken).await.expect("seen").is_some());
     // A group and its rule.
-    let vpc = aws.subnet(None).await.expect("a subnet").vpc;
+    let vpc = aws.subnet(None, &[]).await.expect("a subnet").vpc;
     let group = aws.ensure_group("rocks-calls-1", &vpc, &tags("calls-1", "receiver")).await.expect("a group");
     assert_eq!(aws.ensure_group("rocks-calls-1", &vpc, &tags("calls-1", "receiver")).await, Ok(group.clone()));
     let others = aws.ensure_group("rocks-calls-1", &vpc, &tags("calls-2", "receiver")).await;
@@ -220,7 +220,7 @@ async fn what_is_not_there_is_no_error_where_it_may_be_gone() {
     assert_eq!(aws.volume(&parsed("vol-00000000000000bad")).await, Ok(None));
     assert_eq!(aws.snapshot(&parsed("snap-00000000000000bad")).await, Ok(None));
     assert_eq!(aws.ami(&parsed("ami-00000000000000bad")).await, Ok(None));
-    let subnet = aws.subnet(Some(&parsed("subnet-00000000000000bad"))).await;
+    let subnet = aws.subnet(Some(&parsed("subnet-00000000000000bad")), &[]).await;
     assert!(matches!(subnet, Err(CloudError::Missing(_))), "{subnet:?}");
     let rule = Rule { protocol: "udp".to_owned(), port: 8444, from: "198.51.100.7/32".to_owned() };
     assert!(matches!(aws.allow(&parsed("sg-00000000000000bad"), &rule).await, Err(CloudError::Missing(_))));
@@ -232,11 +232,11 @@ async fn keys_that_are_wrong_and_a_cloud_out_of_reach_are_told_apart() {
     // Nobody listens on the discard port.
     let endpoint = Some("http://127.0.0.1:9".to_owned());
     let nowhere = Aws::new(Settings { region: "us-east-1".to_owned(), endpoint, keys: keys("s") }).await;
-    let lost = nowhere.subnet(None).await;
+    let lost = nowhere.subnet(None, &[]).await;
     assert!(matches!(&lost, Err(CloudError::Unclear(why)) if why.contains("out of reach")), "{lost:?}");
     let Some(cloud) = Minicloud::start_prompt() else { return };
     let aws = cloud.aws_as("AKIAMINICLOUDEXAMPLE", "wrong").await;
-    let denied = aws.subnet(None).await;
+    let denied = aws.subnet(None, &[]).await;
     assert!(matches!(&denied, Err(CloudError::Refused { message, .. }) if message.contains("keys")), "{denied:?}");
     let denied = aws.put_block(&parsed("snap-00000000000000bad"), 0, vec![0; 512 << 10]).await;
     assert!(matches!(&denied, Err(CloudError::Refused { message, .. }) if message.contains("keys")), "{denied:?}");
@@ -264,7 +264,23 @@ async fn without_keys_it_says_where_they_are_looked_for() {
     let endpoint = Some("http://127.0.0.1:9".to_owned());
     let aws = Aws::new(Settings { region: "us-east-1".to_owned(), endpoint, keys: None }).await;
     let began = std::time::Instant::now();
-    let none = aws.subnet(None).await;
+    let none = aws.subnet(None, &[]).await;
     let is_told = matches!(&none, Err(CloudError::Refused { code, .. }) if code == "NoCredentials");
     assert!(is_told && began.elapsed() < Duration::from_secs(20), "{none:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zone_is_one_that_has_the_types() {
+    let config = "not_offered = [\"us-east-1a/m5.large\", \"us-east-1b/t3.medium\"]\n";
+    let Some(cloud) = Minicloud::start_of(config) else { return };
+    let aws = cloud.aws().await;
+    let zone = async |kinds: &[&str]| aws.subnet(None, kinds).await.map(|subnet| subnet.zone);
+    assert_eq!(zone(&[]).await.as_deref(), Ok("us-east-1a"));
+    assert_eq!(zone(&["m5.large"]).await.as_deref(), Ok("us-east-1b"));
+    assert_eq!(zone(&["m5.large", "t3.medium"]).await.as_deref(), Ok("us-east-1c"));
+    let none = zone(&["z9.large"]).await.expect_err("no such type");
+    assert!(
+        none.to_string().contains("z9.large") && none.hint().is_some_and(|hint| hint.contains("type=")),
+        "{none:?}"
+    );
 }

@@ -93,8 +93,8 @@ async fn calls_are_understood_by_others() {
     let ami = aws.register(&image).await.expect("an image");
     assert_eq!(aws.ami(&ami).await.expect("seen").expect("there").available, Some(true));
     // A group with a rule.
-    let subnet = aws.subnet(None).await.expect("a default subnet");
-    assert_eq!(aws.subnet(Some(&subnet.id)).await.as_ref(), Ok(&subnet));
+    let subnet = aws.subnet(None, &[]).await.expect("a default subnet");
+    assert_eq!(aws.subnet(Some(&subnet.id), &[]).await.as_ref(), Ok(&subnet));
     let group = aws.ensure_group("rocks-moto-1", &subnet.vpc, &tags("moto-1", "receiver")).await.expect("a group");
     assert_eq!(aws.ensure_group("rocks-moto-1", &subnet.vpc, &tags("moto-1", "receiver")).await.as_ref(), Ok(&group));
     let rule = Rule { protocol: "udp".to_owned(), port: 8444, from: "198.51.100.7/32".to_owned() };

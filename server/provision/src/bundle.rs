@@ -42,7 +42,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     pub(crate) async fn upload(&self) -> Result<(), StepError> {
         let record = self.record();
         let store = self.store(&record)?;
-        insist(Wait::Nothing, || self.cloud.ensure_bucket(&store.bucket, &record.site)).await?;
+        insist(Wait::Settling, || self.cloud.ensure_bucket(&store.bucket, &record.site)).await?;
         let pieces = self.site.bundle(&record).await?;
         let bytes = pieces.all().iter().map(|piece| piece.bytes).sum();
         match store.end {

@@ -71,6 +71,9 @@ pub enum CloudError {
     /// Too many calls.
     #[error("too many calls: {0}")]
     Throttled(String),
+    /// The token was for something that has ended since.
+    #[error("{0}")]
+    Spent(String),
     /// No room for such an instance there now.
     #[error("no capacity: {0}")]
     Capacity(String),
@@ -93,14 +96,22 @@ pub enum CloudError {
 impl CloudError {
     /// What to do about it.
     #[must_use]
-    pub const fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Denied { .. } => Some("docs/iam.json is the least policy that the frontend needs"),
             Self::Capacity(_) => Some("name another type or subnet: `type=`, `subnet=`"),
+            Self::Refused { code, .. } if is_unsupported(code) => {
+                Some("name another type or subnet: `type=`, `receiver-type=`, `subnet=`; not every zone has every type")
+            }
             Self::Limit(_) => Some("ask AWS for a higher limit, or for fewer or smaller instances"),
             _ => None,
         }
     }
+}
+
+/// EC2's word for a type that a zone does not have.
+fn is_unsupported(code: &str) -> bool {
+    code == "Unsupported"
 }
 
 /// What a call gives.
@@ -473,8 +484,8 @@ pub enum Whose<'w> {
 
 /// A cloud. Calls do not wait: what takes time is asked for again.
 pub trait Cloud: Send + Sync {
-    /// A subnet; none named: one of the default VPC, the first by zone.
-    fn subnet(&self, id: Option<&SubnetId>) -> impl Future<Output = Answer<Subnet>> + Send;
+    /// A subnet; none named: one of the default VPC, the first by zone of those that have all these instance types.
+    fn subnet(&self, id: Option<&SubnetId>, kinds: &[&str]) -> impl Future<Output = Answer<Subnet>> + Send;
 
     /// A security group of that name in `vpc`, made if there is none.
     fn ensure_group(&self, name: &str, vpc: &str, tags: &Tags) -> impl Future<Output = Answer<GroupId>> + Send;

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use rocks_common::ids::HostName;
 use tokio::sync::watch;
 
-use crate::cloud::{Cloud, CloudError};
+use crate::cloud::{BootMode, Cloud, CloudError};
 use crate::ids::{AccountId, VolumeId};
 use crate::objects::{Objects, Sha256};
 use crate::order::Order;
@@ -125,6 +125,8 @@ pub trait Site: Send + Sync {
     fn keep(&self, record: &Record) -> impl Future<Output = Result<(), SiteError>> + Send;
     /// Builds the image of an order, if it is not built.
     fn build(&self, order: &Order) -> impl Future<Output = Result<(), SiteError>> + Send;
+    /// How the image of an order boots, which is known when it is there.
+    fn boots(&self, order: &Order) -> impl Future<Output = Result<BootMode, SiteError>> + Send;
     /// What a receiver is told, which is to write onto `volume`, attached as `device`. The same each time.
     fn receiver(
         &self,

@@ -59,6 +59,12 @@ const OURS: [&str; 13] = [
     "ec2:TerminateInstances",
 ];
 
+/// Whether an action is allowed for what has our tag alone.
+#[must_use]
+pub fn is_by_tag(action: &str) -> bool {
+    OURS.contains(&action)
+}
+
 /// All actions that the frontend calls, and those that AWS calls in its name.
 #[must_use]
 pub fn actions() -> BTreeSet<&'static str> {
@@ -88,13 +94,13 @@ impl Default for Part {
 /// The parts. Each action is in the first that has it and does not share it.
 fn parts() -> [Part; 8] {
     [
-        // A snapshot that was imported has no tags, and cannot be made with some.
+        // A snapshot that was imported has no tags, and cannot be made with some. Those that it has may be given again, after a lost answer.
         Part {
             name: "TagWhatIsImported",
             has: |action| action == "ec2:CreateTags",
             resource: r#""arn:aws:ec2:*::snapshot/*""#,
             condition: Some(format!(
-                r#""Null": {{ "aws:ResourceTag/{TAG_SITE}": "true" }}, "ForAllValues:StringEquals": {{ "aws:TagKeys": ["Name", "rocks:provision", "rocks:role", "rocks:site"] }}"#
+                r#""StringEqualsIfExists": {{ "aws:ResourceTag/{TAG_SITE}": "${{aws:RequestTag/{TAG_SITE}}}" }}, "ForAllValues:StringEquals": {{ "aws:TagKeys": ["Name", "rocks:provision", "rocks:role", "rocks:site"] }}"#
             )),
             is_shared: true,
         },
@@ -103,7 +109,7 @@ fn parts() -> [Part; 8] {
             name: "TagOnlyWhatIsMade",
             has: |action| action == "ec2:CreateTags",
             condition: Some(
-                r#""StringEquals": { "ec2:CreateAction": ["CreateLaunchTemplate", "CreateSecurityGroup", "CreateSnapshot", "CreateVolume", "ImportSnapshot", "RegisterImage", "RunInstances"] }"#
+                r#""StringEquals": { "ec2:CreateAction": ["CreateLaunchTemplate", "CreateSecurityGroup", "CreateSnapshot", "CreateVolume", "ImportSnapshot", "RegisterImage", "RunInstances", "StartSnapshot"] }"#
                     .to_owned(),
             ),
             ..Part::default()

@@ -79,7 +79,17 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         let user_data = self.site.members(&record, hosts).await?;
         let one = ground.launch(&record, &format!("{MEMBERS}.{nth}"), MEMBERS, user_data);
         let launch = Launch { count: u32::try_from(hosts.len()).unwrap_or(u32::MAX), ..one };
-        let mut ids = insist(Wait::Settling, || self.cloud.launch(&launch)).await?;
+        let ids = match insist(Wait::Settling, || self.cloud.launch(&launch)).await {
+            Ok(ids) => ids,
+            // They were launched, and one has ended before that was noted. Each gets an instance of its own then; what is left is removed at the end.
+            Err(CloudError::Spent(_)) => {
+                return self
+                    .note(|record| record.found.launches.extend(hosts.iter().map(|host| (host.clone(), 1))))
+                    .await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut ids = ids;
         ids.sort();
         self.note(|record| {
             for (host, id) in hosts.iter().zip(ids) {
@@ -90,19 +100,27 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
     }
 
     async fn launch_one(&self, ground: &Ground, host: &HostName) -> Result<(), StepError> {
-        let record = self.record();
-        if record.found.instances.contains_key(host) {
-            return Ok(());
+        loop {
+            let record = self.record();
+            if record.found.instances.contains_key(host) {
+                return Ok(());
+            }
+            let attempt = record.found.launches.get(host).copied().unwrap_or(0);
+            let user_data = self.site.member(&record, host).await?;
+            // Another token for each attempt: the same would give the instance that has ended.
+            let launch = ground.launch(&record, &format!("{host}.{attempt}"), host.as_str(), user_data);
+            match self.launched(&launch).await {
+                Ok(id) => {
+                    let launched = Launched::new(id);
+                    return self.note(|record| record.found.instances.extend([(host.clone(), launched)])).await;
+                }
+                // It ended before it was noted.
+                Err(StepError::Cloud(CloudError::Spent(_))) if attempt + 1 < TRIES => {
+                    self.note(|record| record.found.launches.extend([(host.clone(), attempt + 1)])).await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let attempt = record.found.launches.get(host).copied().unwrap_or(0);
-        let user_data = self.site.member(&record, host).await?;
-        // Another token for each attempt: the same would give the instance that has ended.
-        let launch = ground.launch(&record, &format!("{host}.{attempt}"), host.as_str(), user_data);
-        let id = self.launched(&launch).await?;
-        self.note(|record| {
-            record.found.instances.insert(host.clone(), Launched::new(id));
-        })
-        .await
     }
 
     /// What the instances of the order are launched of and where.
@@ -111,7 +129,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         let image = found.ami.ok_or_else(|| lacks("image"))?;
         let wait = if order.ami.is_some() { Wait::Nothing } else { Wait::Settling };
         let root_device = self.image_of(&image, wait).await?.root_device;
-        let subnet = insist(Wait::Nothing, || self.cloud.subnet(order.subnet.as_ref())).await?.id;
+        let subnet = self.subnet(&order).await?.id;
         Ok(Ground { image, root_device, subnet })
     }
 

@@ -113,7 +113,8 @@ pub struct Shipment {
     /// GiB of its disk, and of the volume.
     pub gib: u32,
     /// How a machine of it starts.
-    pub boot: BootMode,
+    #[serde(default)]
+    pub boot: Option<BootMode>,
     /// The image of the receiver: one with `rocks-agent` in it, or a distribution's that can fetch it.
     pub receiver: Option<AmiId>,
     /// The snapshot that it differs from, for the EBS direct API.
@@ -176,6 +177,15 @@ pub struct Order {
 }
 
 impl Order {
+    /// The instance types that it launches: one zone has to have all of them.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<&str> {
+        let receives = self.shipment.is_some() && self.way() == Method::Udt;
+        let receiver = receives.then_some(self.receiver_kind.as_str());
+        let instances = (!self.hosts.is_empty()).then_some(self.kind.as_str());
+        receiver.into_iter().chain(instances).collect()
+    }
+
     /// What is wrong with it, if anything.
     ///
     /// # Errors

@@ -81,25 +81,32 @@ impl Step {
         match self {
             Self::Build | Self::Bundle => &[],
             Self::Group => &[
+                "ec2:DescribeInstanceTypeOfferings",
                 "ec2:DescribeSubnets",
                 "ec2:DescribeSecurityGroups",
                 "ec2:CreateSecurityGroup",
                 "ec2:AuthorizeSecurityGroupIngress",
             ],
-            Self::Volume => &["ec2:DescribeSubnets", "ec2:CreateVolume"],
-            Self::Receiver | Self::Launch => {
-                &["ec2:DescribeSubnets", "ec2:DescribeImages", "ec2:RunInstances", "ec2:DescribeInstances"]
-            }
+            Self::Volume => &["ec2:DescribeInstanceTypeOfferings", "ec2:DescribeSubnets", "ec2:CreateVolume"],
+            Self::Receiver | Self::Launch => &[
+                "ec2:DescribeInstanceTypeOfferings",
+                "ec2:DescribeSubnets",
+                "ec2:DescribeImages",
+                "ec2:RunInstances",
+                "ec2:DescribeInstances",
+            ],
             Self::Attach => &["ec2:DescribeVolumes", "ec2:AttachVolume"],
             Self::Ship | Self::Converge => &["ec2:DescribeInstances"],
             Self::Detach => &["ec2:DescribeVolumes", "ec2:DetachVolume"],
             Self::EndReceiver => &["ec2:TerminateInstances", "ec2:DescribeInstances"],
             Self::Snapshot => &["ec2:DescribeSnapshots", "ec2:CreateSnapshot"],
             Self::Clean => &["ec2:DeleteVolume", "ec2:DescribeVolumes", "ec2:DeleteSecurityGroup"],
-            Self::Blocks => &["ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ec2:DescribeSnapshots"],
+            // The tags that a snapshot is begun with are a call of their own to IAM.
+            Self::Blocks => &["ebs:StartSnapshot", "ebs:PutSnapshotBlock", "ec2:CreateTags", "ec2:DescribeSnapshots"],
             Self::Seal => &["ebs:CompleteSnapshot", "ec2:DescribeSnapshots"],
             Self::Upload => &[
                 "s3:CreateBucket",
+                "s3:GetBucketLocation",
                 "s3:GetBucketTagging",
                 "s3:GetObject",
                 "s3:ListBucket",

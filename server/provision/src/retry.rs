@@ -6,13 +6,16 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::cloud::{Answer, CloudError};
+use crate::iam;
 
 /// The first pause; twice as long each time, up to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How long the cloud may throttle, be out of reach or give unclear answers.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the cloud may not know yet what it has made.
-pub const SOON: Duration = Duration::from_secs(120);
+pub const SOON: Duration = Duration::from_secs(180);
+/// How long tags of what was made may be unknown to IAM, by which it is ours and may be worked on.
+const TAGGED: Duration = Duration::from_secs(30);
 /// How long there may be no capacity.
 const CAPACITY: Duration = Duration::from_secs(90);
 
@@ -27,11 +30,12 @@ pub enum Wait {
 
 impl CloudError {
     /// For how long the call may be tried again.
-    const fn patience(&self, wait: Wait) -> Option<Duration> {
+    fn patience(&self, wait: Wait) -> Option<Duration> {
         match self {
             Self::Throttled(_) | Self::Unclear(_) => Some(PATIENCE),
             Self::Capacity(_) => Some(CAPACITY),
             Self::Missing(_) | Self::State(_) | Self::InUse(_) if matches!(wait, Wait::Settling) => Some(SOON),
+            Self::Denied { action, .. } if matches!(wait, Wait::Settling) && iam::is_by_tag(action) => Some(TAGGED),
             _ => None,
         }
     }

@@ -198,7 +198,7 @@ where
 }
 
 impl Cloud for Sim {
-    async fn subnet(&self, _: Option<&SubnetId>) -> Answer<Subnet> {
+    async fn subnet(&self, _: Option<&SubnetId>, _: &[&str]) -> Answer<Subnet> {
         self.call("ec2:DescribeSubnets", |_| {
             let id = parsed("subnet-00000000000000001");
             Ok(Subnet { id, vpc: "vpc-1".to_owned(), zone: "us-east-1a".to_owned(), gives_public: true })
@@ -267,6 +267,12 @@ impl Cloud for Sim {
                 return Err(CloudError::Capacity("InsufficientInstanceCapacity".to_owned()));
             }
             let mut ids = Vec::new();
+            let first = format!("{}#", launch.token);
+            let mut made =
+                state.things.values().filter(|thing| thing.token.as_ref().is_some_and(|it| it.starts_with(&first)));
+            if made.any(|thing| thing.gone.is_some()) {
+                return Err(CloudError::Spent("IdempotentInstanceTerminated".to_owned()));
+            }
             for nth in 0..launch.count {
                 let is_bad = state.launches < state.faults.stillborn;
                 state.launches += 1;

@@ -7,12 +7,12 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::cloud::{
     Ami, Cloud, CloudError, Instance, InstanceState, Launch, NewSnapshot, NewVolume, Registration, Resource, Rule,
-    SnapshotState, Source, VolumeState, Whose,
+    SnapshotState, Source, Subnet, VolumeState, Whose,
 };
 use crate::engine::{Site, SiteError, StepError, Work};
 use crate::ids::{AmiId, InstanceId, SnapshotId, VolumeId};
 use crate::objects::Objects;
-use crate::order::{End, Shipment};
+use crate::order::{End, Order, Shipment};
 use crate::plan::Step;
 use crate::record::Record;
 use crate::retry::{Wait, insist, until};
@@ -73,9 +73,15 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         self.record().order.shipment.ok_or_else(|| lacks("image to send"))
     }
 
+    /// Where all of a provision is: volumes and instances that use them are in one zone.
+    pub(crate) async fn subnet(&self, order: &Order) -> Result<Subnet, StepError> {
+        let kinds = order.kinds();
+        Ok(insist(Wait::Nothing, || self.cloud.subnet(order.subnet.as_ref(), &kinds)).await?)
+    }
+
     async fn group(&self) -> Result<(), StepError> {
         let record = self.record();
-        let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
+        let subnet = self.subnet(&record.order).await?;
         let (name, tags) = (format!("rocks-{}", record.id), record.tags(RECEIVER));
         let group = insist(Wait::Nothing, || self.cloud.ensure_group(&name, &subnet.vpc, &tags)).await?;
         self.note(|record| record.found.group = Some(group)).await
@@ -83,7 +89,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
 
     async fn volume(&self) -> Result<(), StepError> {
         let (record, shipment) = (self.record(), self.shipment().await?);
-        let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
+        let subnet = self.subnet(&record.order).await?;
         let new = NewVolume {
             token: record.token("volume"),
             gib: shipment.gib,
@@ -129,7 +135,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         let image = shipment.receiver.ok_or_else(|| lacks("image for the receiver"))?;
         let (group, volume) =
             record.found.group.clone().zip(record.found.volume.clone()).ok_or_else(|| lacks("volume"))?;
-        let subnet = insist(Wait::Nothing, || self.cloud.subnet(record.order.subnet.as_ref())).await?;
+        let subnet = self.subnet(&record.order).await?;
         let launch = Launch {
             token: record.token(RECEIVER),
             count: 1,
@@ -341,12 +347,16 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         } else {
             Source::Snapshot(record.found.snapshot.clone().ok_or_else(|| lacks("snapshot"))?)
         };
+        let boot = match shipment.boot {
+            Some(boot) => boot,
+            None => self.site.boots(&record.order).await?,
+        };
         let image = Registration {
             name: format!("rocks-{}-{}", shipment.image, record.id),
             description: format!("{}, by Rocks", shipment.image),
             of,
             architecture: record.order.architecture.clone(),
-            boot: shipment.boot,
+            boot,
             root_device: ROOT_DEVICE.to_owned(),
             tags: record.tags(IMAGE),
         };

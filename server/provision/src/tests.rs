@@ -10,7 +10,7 @@ use rocks_common::ids::HostName;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::cloud::{BootMode, Owned, Resource};
+use crate::cloud::{Owned, Resource};
 use crate::engine::{Site, run};
 use crate::objects::{BucketName, Place};
 use crate::order::{End, Join, Method, Order, Shipment, Store};
@@ -40,7 +40,7 @@ fn order(method: Method, count: u32) -> Order {
         image: "compute".parse().expect("a name"),
         build: Some("compute".parse().expect("a name")),
         gib: 4,
-        boot: BootMode::UefiPreferred,
+        boot: None,
         receiver: Some("ami-0bace000000000001".parse().expect("an id")),
         parent: None,
         base: None,

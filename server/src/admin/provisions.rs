@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::problem::{Answer, Asked, Failure, Input, Named, answer, done};
-use crate::images::Origin;
 use crate::provision::ProvisionError;
 
 /// How instances of a region can enrol by what they are.
@@ -114,19 +113,12 @@ impl ProvisionOrder {
             Err(error) => return Err(error.into()),
         };
         let gib = image.as_ref().map(|image| u32::try_from(image.bytes.div_ceil(1 << 30)).unwrap_or(u32::MAX));
-        let boots =
-            image.as_ref().map(|image| match &image.from {
-                Origin::Built(made) if made.built.boots.iter().any(|way| way == "uefi") => {
-                    if made.built.boots.len() > 1 { BootMode::UefiPreferred } else { BootMode::Uefi }
-                }
-                _ => BootMode::LegacyBios,
-            });
         Ok(Some(Shipment {
             build: image.is_none().then(|| self.appliance.clone()),
             image: name,
             // What is built gets a disk of this size.
             gib: gib.or(self.size).unwrap_or(8),
-            boot: self.boot.or(boots).unwrap_or(BootMode::UefiPreferred),
+            boot: self.boot,
             receiver: self.receiver.clone(),
             parent: self.parent.clone(),
             base: self.base.clone(),
@@ -163,6 +155,15 @@ impl ProvisionOrder {
         let template = self.form == Some(Form::Template);
         let count = if template { 0 } else { self.count.unwrap_or(1) };
         let region = self.region.unwrap_or_else(|| admin.config.aws_region.clone());
+        let architecture = match self.arch.as_deref() {
+            None | Some("x86_64") => "x86_64",
+            Some("arm64" | "aarch64") => "arm64",
+            Some(other) => {
+                let title = format!("there are no instances of architecture `{other}`");
+                return Err(Failure::bad("bad-order", title).hint("say arch=x86_64 or arch=arm64"));
+            }
+        };
+        let (is_arm, architecture) = (architecture == "arm64", architecture.to_owned());
         let is_verified = admin.config.aws_identity_certificates.contains_key(&region);
         let join = self.join.unwrap_or(if is_verified && count > 1 { Join::Identity } else { Join::Token });
         if (template || join == Join::Identity) && !is_verified {
@@ -178,9 +179,11 @@ impl ProvisionOrder {
             ami: self.ami,
             shipment,
             region,
-            architecture: self.arch.unwrap_or_else(|| "x86_64".to_owned()),
-            kind: self.kind.unwrap_or_else(|| "m7i.large".to_owned()),
-            receiver_kind: self.receiver_type.unwrap_or_else(|| "t3.medium".to_owned()),
+            kind: self.kind.unwrap_or_else(|| if is_arm { "m7g.large" } else { "m7i.large" }.to_owned()),
+            receiver_kind: self
+                .receiver_type
+                .unwrap_or_else(|| if is_arm { "t4g.medium" } else { "t3.medium" }.to_owned()),
+            architecture,
             subnet: self.subnet,
             groups: self.groups,
             key: self.key,

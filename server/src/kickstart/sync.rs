@@ -159,7 +159,10 @@ impl Service {
             *self.runner.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.rendered.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
-        self.sync(true).await
+        let synced = self.sync(true).await;
+        // There may be folders now that were not there, and are to be watched.
+        self.store.changed();
+        synced
     }
 }
 

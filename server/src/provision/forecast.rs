@@ -202,7 +202,6 @@ pub fn run_of(record: &Record, forecast: &Forecast, predicted: Option<Span>, est
 pub(crate) mod tests {
     use std::net::Ipv4Addr;
 
-    use rocks_provision::cloud::BootMode;
     use rocks_provision::order::Shipment;
     use rocks_provision::record::StepState;
 
@@ -213,7 +212,7 @@ pub(crate) mod tests {
             image: "lite".parse().unwrap(),
             build: None,
             gib: 8,
-            boot: BootMode::UefiPreferred,
+            boot: None,
             receiver: Some("ami-0bace000000000001".parse().unwrap()),
             parent: None,
             base: None,

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use jiff::Timestamp;
 use rocks_common::ids::{EnrolmentName, HostName, ImageName};
 use rocks_common::wire::{JoinToken, Outcome};
+use rocks_provision::cloud::BootMode;
 use rocks_provision::engine::{Blocks, Pieces, Shipped, Site, SiteError};
 use rocks_provision::ids::{AccountId, ProvisionId, VolumeId};
 use rocks_provision::order::{End, Order};
@@ -23,8 +24,8 @@ use super::userdata::{Job, user_data};
 use crate::ca::Authority;
 use crate::config::Config;
 use crate::identity::{AGE, Rule};
-use crate::images::Images;
 use crate::images::make::{self, EndWith};
+use crate::images::{Images, Origin};
 use crate::kickstart::Service;
 use crate::listen::token_hash;
 use crate::ship::{self, Way};
@@ -274,6 +275,27 @@ impl Site for Frontend {
         let build = make::prepare(build, &self.service, &self.config, &self.images).await.map_err(told)?;
         build.run(|_, _| {}).await.map_err(told)?;
         Ok(())
+    }
+
+    async fn boots(&self, order: &Order) -> Result<BootMode, SiteError> {
+        // Graviton knows nothing else.
+        if rpm_arch(&order.architecture) == "aarch64" {
+            return Ok(BootMode::Uefi);
+        }
+        let shipment = order.shipment.as_ref().ok_or_else(|| failed(&"there is no image"))?;
+        let image = self.images.get(&shipment.image);
+        let image = image.map_err(|error| SiteError::new(&error).hint(error.hint().map(str::to_owned)))?;
+        let ways = match &image.from {
+            Origin::Built(made) => made.built.boots.as_slice(),
+            // Whoever made it says more with `boot=`.
+            _ => &[],
+        };
+        let has = |way: &str| ways.iter().any(|one| one == way);
+        Ok(match (has("uefi"), has("bios")) {
+            (true, true) => BootMode::UefiPreferred,
+            (true, false) => BootMode::Uefi,
+            (false, _) => BootMode::LegacyBios,
+        })
     }
 
     async fn receiver(&self, record: &Record, volume: &VolumeId, device: &str) -> Result<String, SiteError> {

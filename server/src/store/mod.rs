@@ -127,7 +127,8 @@ impl Store {
         self.changes.subscribe()
     }
 
-    fn changed(&self) {
+    /// Tells that something of what kickstarts are made of may have changed.
+    pub(crate) fn changed(&self) {
         self.changes.send_modify(|changes| changes.any += 1);
     }
 

@@ -33,6 +33,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// How many instances of a type a zone has room for, as `us-east-1a/m5.large = 3`. What is not named has no end.
     pub capacity: BTreeMap<String, u32>,
+    /// Types that a zone does not have, as `us-east-1a/m5.large`. What is not named is offered everywhere.
+    pub not_offered: Vec<String>,
     /// How much of a processor instances of a type have, as `t3.nano = 0.1`. What is not named has as much as there is, and takes it from the others:
     /// here all instances share one machine.
     pub processors: BTreeMap<String, f64>,
@@ -262,6 +264,7 @@ impl Default for Config {
             throttle: Throttle::default(),
             quotas: Quotas::default(),
             capacity: BTreeMap::new(),
+            not_offered: Vec::new(),
             processors: BTreeMap::new(),
             noise_in_encrypted_gaps: false,
             copy_on_write: false,
@@ -325,6 +328,11 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// Whether a place, a zone or the region, has instances of a type.
+    pub(crate) fn offers(&self, place: &str, kind: &str) -> bool {
+        !self.not_offered.contains(&format!("{place}/{kind}"))
     }
 
     /// The names of the zones.

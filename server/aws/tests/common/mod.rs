@@ -214,7 +214,7 @@ pub(crate) fn order(method: Method, count: u32, ami: Option<&AmiId>) -> Order {
         image: parsed("compute"),
         build: Some(parsed("compute")),
         gib: 1,
-        boot: BootMode::UefiPreferred,
+        boot: None,
         receiver: ami.cloned(),
         parent: None,
         base: None,
@@ -307,6 +307,10 @@ impl Blocks for ThreeBlocks {
 }
 
 impl Site for Pretender {
+    async fn boots(&self, _: &Order) -> Result<BootMode, SiteError> {
+        Ok(BootMode::UefiPreferred)
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

@@ -11,6 +11,7 @@ use rocks_common::ids::HostName;
 use tokio::time::{Instant, sleep};
 
 use super::{Kind, Sim, Thing, objects};
+use crate::cloud::BootMode;
 use crate::engine::{Blocks, Pieces, Shipped, Site, SiteError};
 use crate::ids::{AccountId, InstanceId, TemplateId, VolumeId};
 use crate::order::Order;
@@ -93,6 +94,10 @@ impl Site for SimSite<'_> {
     async fn build(&self, _: &Order) -> Result<(), SiteError> {
         sleep(Duration::from_secs(15)).await;
         Ok(())
+    }
+
+    async fn boots(&self, _: &Order) -> Result<BootMode, SiteError> {
+        Ok(BootMode::UefiPreferred)
     }
 
     async fn receiver(&self, record: &Record, volume: &VolumeId, device: &str) -> Result<String, SiteError> {

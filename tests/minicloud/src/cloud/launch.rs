@@ -32,6 +32,13 @@ impl Cloud {
             // A repeated call is answered even if it would not go well now; one that is not even well-formed is not.
             merged.finish_unless_refused(&plan)?;
             if let Some(made) = self.replay("RunInstances", params)? {
+                let has_ended = |id: &String| {
+                    self.instances.get(id).is_none_or(|i| matches!(i.state, State::ShuttingDown | State::Terminated))
+                };
+                if made.iter().any(has_ended) {
+                    let message = "The instances of the request with this client token have been terminated.";
+                    return Err(ApiError::new("IdempotentInstanceTerminated", message));
+                }
                 return self.reservation_of(&made);
             }
         }
@@ -107,6 +114,14 @@ impl Cloud {
 
     /// Checks that so many more instances have room: in the zone, and in what the account may have.
     pub(super) fn room(&self, kind: &Type, zone: &str, spot: bool, count: u32) -> Answer<()> {
+        if !self.config.offers(zone, kind.name) {
+            let message = format!(
+                "Your requested instance type ({}) is not supported in your requested Availability Zone ({zone}). Please retry \
+                 your request by not specifying an Availability Zone or choosing another.",
+                kind.name
+            );
+            return Err(ApiError::new("Unsupported", message));
+        }
         let runs = |s: State| matches!(s, State::Pending | State::Running);
         let here = self.instances.values().filter(|i| runs(i.state) && i.kind == kind && i.zone == zone).count();
         if let Some(most) = self.capacity.get(&format!("{zone}/{}", kind.name))

@@ -71,6 +71,8 @@ const TYPES: &[Type] = &[
     nitro("m5.xlarge", 4, 16384),
     arm("m6g.large", 2, 8192),
     nitro("m6i.large", 2, 8192),
+    arm("m7g.large", 2, 8192),
+    nitro("m7i.large", 2, 8192),
     nitro("r5.large", 2, 16384),
     xen("t2.micro", 1, 1024, OLD, HVM),
     xen("t2.small", 1, 2048, OLD, HVM),
@@ -79,6 +81,7 @@ const TYPES: &[Type] = &[
     nitro("t3.micro", 2, 1024),
     nitro("t3.nano", 2, 512),
     nitro("t3.small", 2, 2048),
+    arm("t4g.medium", 2, 4096),
     arm("t4g.micro", 2, 1024),
 ];
 
@@ -215,11 +218,10 @@ impl Cloud {
             "availability-zone" => self.config.zone_names(),
             other => return Err(ApiError::invalid(other, "LocationType", "Expected region or availability-zone.")),
         };
-        // Every type is offered everywhere.
         let all: Vec<(String, Value)> = TYPES
             .iter()
             .flat_map(|t| places.iter().map(|place| Offering { name: t.name, place: place.clone() }))
-            .filter(|offering| passes(offering, &filters))
+            .filter(|offering| self.config.offers(&offering.place, offering.name) && passes(offering, &filters))
             .map(|o| {
                 let value = Value::of([
                     ("instanceType", o.name.into()),

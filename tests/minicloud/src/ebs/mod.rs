@@ -95,7 +95,12 @@ pub(crate) async fn answer(
         parameters.extend(given.into_iter().map(|(k, v)| (k, v.as_str().map_or_else(|| v.to_string(), str::to_owned))));
     }
     let user = admitted.as_ref().map(|a| a.access.user.clone()).unwrap_or_default();
-    let what = Described { action: action.clone(), permissions: vec![format!("ebs:{action}")], parameters, user };
+    let mut permissions = vec![format!("ebs:{action}")];
+    if operation == Some(Operation::StartSnapshot) && parameters.iter().any(|(name, _)| name == "Tags") {
+        // As its reference has it: what is begun with tags is tagged by EC2.
+        permissions.push("ec2:CreateTags".to_owned());
+    }
+    let what = Described { action: action.clone(), permissions, parameters, user };
     let denied = match (&operation, &admitted) {
         (_, Err(e)) => Some(e.clone()),
         (None, Ok(_)) => {
