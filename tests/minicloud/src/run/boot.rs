@@ -41,6 +41,10 @@ umount "$MC_DIR/root"
 exit "$r"
 "#;
 
+/// What would ask for an address: the cloud has given it before the machine boots, for no DHCP comes through here. Each is one less of what a
+/// kernel has few of (inotify's instances).
+const GIVEN: [&str; 3] = ["systemd-networkd.service", "systemd-networkd.socket", "NetworkManager.service"];
+
 /// What is to be booted.
 pub(super) struct Spec<'a> {
     pub(super) name: &'a str,
@@ -89,6 +93,7 @@ impl Booted {
             .arg(format!("--hostname={}", spec.hostname))
             .arg(format!("--network-namespace-path=/run/netns/{}", spec.namespace))
             .arg(format!("--directory={}", spec.dir.join("root").display()))
+            .args(GIVEN.map(|unit| format!("systemd.mask={unit}")))
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .env("SYSTEMD_NSPAWN_LOCK", "0")
             .env("MC_SHARE", share.as_ref().map(Share::door).unwrap_or_default())
