@@ -196,7 +196,10 @@ impl Order {
         }
         if let Some(shipment) = &self.shipment {
             if self.way() == Method::Udt && shipment.receiver.is_none() {
-                return Err("a receiver needs an image to start from".to_owned());
+                return Err(
+                    "a receiver needs an image to start from: say receiver=ami-..., or method=ebs, which needs none"
+                        .to_owned(),
+                );
             }
             if (self.way() == Method::Bundle) != shipment.store.is_some() {
                 return Err("an image goes through S3 by the method bundle, and by no other".to_owned());

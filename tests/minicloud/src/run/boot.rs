@@ -41,9 +41,19 @@ umount "$MC_DIR/root"
 exit "$r"
 "#;
 
-/// What would ask for an address: the cloud has given it before the machine boots, for no DHCP comes through here. Each is one less of what a
-/// kernel has few of (inotify's instances).
-const GIVEN: [&str; 3] = ["systemd-networkd.service", "systemd-networkd.socket", "NetworkManager.service"];
+/// Units that are not started. What would ask for an address: the cloud has given it before the machine boots, for no DHCP comes through here. And
+/// what waits for somebody at a console that nobody sits at: each holds an instance of inotify, of which Linux gives one user 128 for all
+/// machines together, and a machine that gets none stands still while it boots.
+const LEFT_OUT: [&str; 8] = [
+    "systemd-networkd.service",
+    "systemd-networkd.socket",
+    "NetworkManager.service",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
+    "console-getty.service",
+    "getty@tty1.service",
+    "getty-static.service",
+];
 
 /// What is to be booted.
 pub(super) struct Spec<'a> {
@@ -93,7 +103,7 @@ impl Booted {
             .arg(format!("--hostname={}", spec.hostname))
             .arg(format!("--network-namespace-path=/run/netns/{}", spec.namespace))
             .arg(format!("--directory={}", spec.dir.join("root").display()))
-            .args(GIVEN.map(|unit| format!("systemd.mask={unit}")))
+            .args(LEFT_OUT.map(|unit| format!("systemd.mask={unit}")))
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .env("SYSTEMD_NSPAWN_LOCK", "0")
             .env("MC_SHARE", share.as_ref().map(Share::door).unwrap_or_default())
