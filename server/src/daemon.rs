@@ -384,7 +384,7 @@ async fn synchronise(
             }
         }
         let reload = tokio::select! {
-            () = tokio::time::sleep(AGAIN), if failed.is_some() => failed == Some(true),
+            () = tokio::time::sleep(AGAIN), if failed.is_some() => false,
             changed = changes.changed() => match changed {
                 Ok(()) => changes.borrow().rolls != rolls,
                 Err(_) => return,

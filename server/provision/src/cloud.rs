@@ -100,18 +100,14 @@ impl CloudError {
         match self {
             Self::Denied { .. } => Some("docs/iam.json is the least policy that the frontend needs"),
             Self::Capacity(_) => Some("name another type or subnet: `type=`, `subnet=`"),
-            Self::Refused { code, .. } if is_unsupported(code) => {
+            // EC2's word for a type that a zone does not have.
+            Self::Refused { code, .. } if code == "Unsupported" => {
                 Some("name another type or subnet: `type=`, `receiver-type=`, `subnet=`; not every zone has every type")
             }
             Self::Limit(_) => Some("ask AWS for a higher limit, or for fewer or smaller instances"),
             _ => None,
         }
     }
-}
-
-/// EC2's word for a type that a zone does not have.
-fn is_unsupported(code: &str) -> bool {
-    code == "Unsupported"
 }
 
 /// What a call gives.

@@ -79,7 +79,7 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
         let user_data = self.site.members(&record, hosts).await?;
         let one = ground.launch(&record, &format!("{MEMBERS}.{nth}"), MEMBERS, user_data);
         let launch = Launch { count: u32::try_from(hosts.len()).unwrap_or(u32::MAX), ..one };
-        let ids = match insist(Wait::Settling, || self.cloud.launch(&launch)).await {
+        let mut ids = match insist(Wait::Settling, || self.cloud.launch(&launch)).await {
             Ok(ids) => ids,
             // They were launched, and one has ended before that was noted. Each gets an instance of its own then; what is left is removed at the end.
             Err(CloudError::Spent(_)) => {
@@ -89,7 +89,6 @@ impl<C: Cloud + Objects, S: Site> Work<'_, C, S> {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut ids = ids;
         ids.sort();
         self.note(|record| {
             for (host, id) in hosts.iter().zip(ids) {

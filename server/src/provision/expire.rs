@@ -49,12 +49,7 @@ impl Provisions {
         }
         let mut gone = BTreeSet::new();
         for (region, ids) in regions {
-            match self.terminated(&region, &ids).await {
-                Ok(ended) => gone.extend(ended),
-                Err(ProvisionError::NoCloud) => return Err(ProvisionError::NoCloud),
-                // Instances elsewhere are not looked at less for that.
-                Err(error) => tracing::warn!("instances in {region} cannot be looked at: {error}"),
-            }
+            gone.extend(self.terminated(&region, &ids).await?);
         }
         if gone.is_empty() {
             return Ok(Vec::new());
@@ -85,8 +80,20 @@ impl Provisions {
         Ok(expired)
     }
 
-    /// Which of these instances are terminated.
+    /// Which of these instances are terminated. Where they cannot be looked at it is none, with a word: instances elsewhere are not looked at less
+    /// for that.
     async fn terminated(&self, region: &str, ids: &[InstanceId]) -> Result<BTreeSet<InstanceId>, ProvisionError> {
+        match self.look_at(region, ids).await {
+            Err(ProvisionError::NoCloud) => Err(ProvisionError::NoCloud),
+            Err(error) => {
+                tracing::warn!("instances in {region} cannot be looked at: {error}");
+                Ok(BTreeSet::new())
+            }
+            gone => gone,
+        }
+    }
+
+    async fn look_at(&self, region: &str, ids: &[InstanceId]) -> Result<BTreeSet<InstanceId>, ProvisionError> {
         let account = self.account(region).await?;
         let mut gone = BTreeSet::new();
         for ids in ids.chunks(AT_ONCE) {
@@ -108,15 +115,7 @@ impl Provisions {
         let mut expired = Vec::new();
         for (region, hosts) in regions {
             let ids: Vec<InstanceId> = hosts.keys().cloned().collect();
-            let gone = match self.terminated(&region, &ids).await {
-                Ok(gone) => gone,
-                Err(ProvisionError::NoCloud) => return Err(ProvisionError::NoCloud),
-                // Instances elsewhere are not looked at less for that.
-                Err(error) => {
-                    tracing::warn!("instances in {region} cannot be looked at: {error}");
-                    continue;
-                }
-            };
+            let gone = self.terminated(&region, &ids).await?;
             for (id, host) in hosts.into_iter().filter(|(id, _)| gone.contains(id)) {
                 match self.store.remove_hosts(std::slice::from_ref(&host)).await {
                     Ok(()) | Err(StoreError::Missing { .. }) => {}

@@ -25,7 +25,7 @@ use crate::ca::Authority;
 use crate::config::Config;
 use crate::identity::{AGE, Rule};
 use crate::images::make::{self, EndWith};
-use crate::images::{Images, Origin};
+use crate::images::{ImageError, Images, Origin};
 use crate::kickstart::Service;
 use crate::listen::token_hash;
 use crate::ship::{self, Way};
@@ -56,6 +56,10 @@ fn failed(error: &dyn std::fmt::Display) -> SiteError {
 /// The store's errors: what it says is final, and that it does not answer passes.
 fn stored(error: StoreError) -> SiteError {
     if matches!(error, StoreError::Database(_)) { SiteError::passing(error) } else { SiteError::new(error) }
+}
+
+fn of_image(error: ImageError) -> SiteError {
+    SiteError::new(&error).hint(error.hint().map(str::to_owned))
 }
 
 /// `x86_64`, `aarch64`: as rpm calls what EC2 calls otherwise.
@@ -241,11 +245,11 @@ impl Frontend {
 
     fn digest(&self, image: &ImageName) -> Result<String, SiteError> {
         let known = self.images.get(image);
-        Ok(known.map_err(|error| SiteError::new(&error).hint(error.hint().map(str::to_owned)))?.digest)
+        Ok(known.map_err(of_image)?.digest)
     }
 
     fn disk(&self, image: &ImageName) -> Result<std::path::PathBuf, SiteError> {
-        self.images.disk(image).map_err(|error| SiteError::new(&error).hint(error.hint().map(str::to_owned)))
+        self.images.disk(image).map_err(of_image)
     }
 }
 
@@ -284,7 +288,7 @@ impl Site for Frontend {
         }
         let shipment = order.shipment.as_ref().ok_or_else(|| failed(&"there is no image"))?;
         let image = self.images.get(&shipment.image);
-        let image = image.map_err(|error| SiteError::new(&error).hint(error.hint().map(str::to_owned)))?;
+        let image = image.map_err(of_image)?;
         let ways = match &image.from {
             Origin::Built(made) => made.built.boots.as_slice(),
             // Whoever made it says more with `boot=`.
