@@ -211,7 +211,7 @@ impl Client {
         self.post(path::REPORTS, report).await.map(drop)
     }
 
-    /// Fetches the kickstart; nothing if it is the one that is known. Waits up to `wait` seconds for a change.
+    /// Fetches the kickstart; nothing if it is the one that is known. Waits up to `wait` seconds for a change, or for there to be one.
     ///
     /// # Errors
     /// No answer, no, or an answer that cannot be trusted.
@@ -219,9 +219,9 @@ impl Client {
         let mut request = Request::builder().uri(path::KICKSTART).header(ACCEPT_ENCODING, "gzip");
         if let Some(digest) = known.digest {
             request = request.header(IF_NONE_MATCH, format!("\"{digest}\""));
-            if wait > 0 {
-                request = request.header("prefer", format!("wait={wait}"));
-            }
+        }
+        if wait > 0 {
+            request = request.header("prefer", format!("wait={wait}"));
         }
         let request = request.body(Full::new(Bytes::new())).map_err(|error| self.network(error))?;
         let patience = ANSWER + Duration::from_secs(u64::from(wait));

@@ -340,7 +340,7 @@ impl Agent {
         let known = Known { digest: refused.or(self.known().digest), ..self.known() };
         let until = Instant::now() + pause;
         let seconds = u32::try_from(pause.as_secs()).unwrap_or(u32::MAX);
-        if known.digest.is_some() && seconds > 0 {
+        if seconds > 0 {
             // A change ends the wait; whatever else comes of this request is seen by the next turn.
             if let Ok(Ok(Some(fetched))) = timeout(pause, self.client.kickstart(&known, seconds)).await
                 && Some(fetched.digest) != refused

@@ -354,6 +354,9 @@ impl Asked {
     }
 }
 
+/// How long a host that has no kickstart yet waits for a synchronisation that is under way, even if it did not ask to wait.
+const IN_THE_MAKING: Duration = Duration::from_secs(5);
+
 async fn kickstart(public: &Arc<Public>, caller: &Caller, asked: Asked) -> Reply {
     public.metrics.polls.inc();
     let Asked { known, wait, gzip } = asked;
@@ -361,9 +364,16 @@ async fn kickstart(public: &Arc<Public>, caller: &Caller, asked: Asked) -> Reply
     let _visit = slot.visit();
     let mut view = slot.watch();
     let differs = |served: &Option<Served>| served.as_ref().is_some_and(|served| Some(served.body.digest) != known);
+    let mut ending = public.ending.clone();
+    // Of a host that was added just now, the kickstart may be in the making.
+    if slot.served().is_none() {
+        tokio::select! {
+            () = public.service.catch_up(IN_THE_MAKING) => {}
+            _ = ending.wait_for(|ending| *ending) => {}
+        }
+    }
     if !wait.is_zero() {
         public.metrics.waiting.inc();
-        let mut ending = public.ending.clone();
         tokio::select! {
             _ = timeout(wait, view.wait_for(differs)) => {}
             _ = ending.wait_for(|ending| *ending) => {}

@@ -70,6 +70,15 @@ async fn enrolment_kickstarts_waiting_and_revocation() {
     let second = second.expect("answered").expect("a new kickstart");
     assert!(second.generation > first.generation && second.text.contains("vim-enhanced"));
 
+    // A host that asks before its kickstart is made is not sent away, whether it asked to wait or not.
+    for (host, wait) in [("lite-0-1", 0), ("lite-0-2", 30)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let new = enrol(folder.path(), &frontend.join(host)).await.expect("enrolled");
+        let mut client = new.client().expect("a client");
+        let fetched = client.kickstart(&Frontend::known(&new, None), wait).await.expect("answered");
+        assert!(fetched.is_some_and(|fetched| fetched.text.contains("vim-enhanced")), "{host}");
+    }
+
     // An attribute that no profile reads changes nothing.
     frontend.ok(&["set", "attr", "unread", "x"]);
     frontend.ok(&["sync", "config"]);

@@ -139,7 +139,8 @@ impl Service {
             if !keep {
                 slot.served.send_replace(None);
             }
-            keep
+            // A request that holds it may be that of a host which was added after this synchronisation had begun.
+            keep || Arc::strong_count(slot) > 1
         });
         if let Some(restored) = &mut turn.restored {
             restored.retain(|host, _| known.contains(host));
@@ -195,4 +196,59 @@ fn checked(
     let roots: Vec<String> = roots.iter().filter(|root| rolls.graph.index(root).is_some()).cloned().collect();
     problems.extend(check::check(&rolls, globals, &roots));
     if problems.has_errors() { Err(problems) } else { Ok(rolls) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::ca::Authority;
+    use crate::store::{Appliance, Host, Roll, Store};
+
+    fn host(name: &str) -> Host {
+        Host {
+            name: name.parse().expect("a name"),
+            appliance: "lite".parse().expect("a name"),
+            arch: "x86_64".to_owned(),
+            os: "linux".to_owned(),
+            rack: 0,
+            rank: 0,
+            facts: None,
+            enrolled: None,
+            last: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_before_its_host_is_known_is_answered_when_it_is() {
+        let (folder, store) = (tempfile::tempdir().expect("a folder"), Store::temporary().await.expect("a store"));
+        let authority = Arc::new(Authority::create(folder.path()).expect("an authority"));
+        let service = Service::new(store.clone(), authority, "https://[::1]:1".to_owned());
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs/base");
+        let (name, path) = ("base".parse().expect("a name"), base.display().to_string());
+        store.add_roll(&Roll { name, path, enabled: true, trusted: false }).await.expect("added");
+        let (name, node, membership) = ("lite".parse().expect("a name"), "lite".to_owned(), "Lite".to_owned());
+        store.add_appliance(&Appliance { name, node, membership }).await.expect("added");
+        let (early, late) = (host("lite-0-0"), host("lite-0-1"));
+        store.add_host(&early).await.expect("added");
+
+        // It asks while a synchronisation runs that does not know it yet; nobody else's request holds its place.
+        let slot = service.slot(&late.name);
+        let report = service.sync(true).await.expect("synchronised");
+        assert_eq!((report.problems, report.failed.len()), (None, 0));
+        assert!(slot.served().is_none() && service.slot(&early.name).served().is_some());
+        store.add_host(&late).await.expect("added");
+        service.sync(false).await.expect("synchronised");
+        assert!(slot.served().is_some(), "it waits at a place that nobody fills");
+
+        // What nobody holds is dropped with its host, and what somebody holds is emptied.
+        store.remove_hosts(&[early.name.clone(), late.name.clone()]).await.expect("removed");
+        service.sync(false).await.expect("synchronised");
+        assert!(slot.served().is_none());
+        assert_eq!(service.slots.read().expect("no panic").keys().collect::<Vec<_>>(), [&late.name]);
+        drop(slot);
+        service.sync(false).await.expect("synchronised");
+        assert!(service.slots.read().expect("no panic").is_empty());
+    }
 }
