@@ -26,6 +26,8 @@ CLIPPY = RUSTC_WORKSPACE_WRAPPER="$$(rustup which clippy-driver 2>/dev/null || c
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 ifdef CI
 export CARGO_INCREMENTAL := 0
+# Nobody stands by to run it again: all that fails is to be seen at once.
+NO_FAIL_FAST := --no-fail-fast
 endif
 
 .PHONY: help demo test bench asan build packages install clean bootstrap bootstrap-build fmt lint unit units-check shell-check e2e ec2 bench-ec2
@@ -55,7 +57,7 @@ lint: bootstrap
 
 # The binaries first: tests run them.
 unit: lint
-	$(CLIPPY) ROCKS_MINICLOUD=$(abspath $(TARGET))/debug/minicloud cargo test --locked --workspace --features $(AWS) -- --test-threads=2
+	$(CLIPPY) ROCKS_MINICLOUD=$(abspath $(TARGET))/debug/minicloud cargo test --locked --workspace --features $(AWS) $(NO_FAIL_FAST) -- --test-threads=2
 
 # The end-to-end tests alone: they boot instances, one at a time.
 e2e: bootstrap
