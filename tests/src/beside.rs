@@ -3,11 +3,23 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rocks_minicloud::Minicloud;
+use rocks_minicloud::config::{Config, Key};
+use rocks_minicloud::{Minicloud, Options};
 use serde_json::Value;
 
 use crate::process::cmd;
 use crate::world::{Elsewhere, World, binaries, missing};
+
+/// A cloud in which the frontend may do what docs/iam.json says, and nothing else.
+///
+/// # Panics
+/// docs/iam.json is no JSON.
+#[must_use]
+pub fn least(config: Config) -> Options {
+    let policy = serde_json::from_str(include_str!("../../docs/iam.json")).expect("docs/iam.json");
+    let key = Key { user: "rocks".to_owned(), policy: Some(policy), ..Key::example() };
+    Options { config: Config { keys: vec![key], ..config }, ..Options::default() }
+}
 
 /// Why there can be none here, if so.
 #[must_use]

@@ -8,7 +8,9 @@ use rocks_agent::identity::{self, Join};
 use rocks_agent::near::client::{Endpoint, Patience};
 use rocks_agent::near::gateway::Gateway;
 use rocks_common::wire::{Facts, JoinToken};
-use rocks_minicloud::{Minicloud, Options};
+use rocks_minicloud::Minicloud;
+use rocks_minicloud::config::Config;
+use rocks_tests::beside::least;
 use rocks_tests::process::{cmd, wait_for};
 use rocks_tests::world::binaries;
 use serde_json::Value;
@@ -49,7 +51,7 @@ fn packages_come_from_the_bucket_and_what_was_changed_there_does_not_count() {
     if !cmd(&server).arg("--version").output().expect("it runs").stdout.contains("aws") {
         return println!("skipped: rocks-server was built without the feature aws");
     }
-    let cloud = Minicloud::start(Options::default()).unwrap_or_else(|error| panic!("{error:#}"));
+    let cloud = Minicloud::start(least(Config::default())).unwrap_or_else(|error| panic!("{error:#}"));
     let dir = tempfile::tempdir().expect("a folder");
     let (state, rpms) = (dir.path().join("state"), dir.path().join("rpms"));
     std::fs::create_dir_all(&rpms).expect("made");

@@ -9,7 +9,9 @@ use std::time::Duration;
 use rocks_agent::fetch::{Client, FetchError};
 use rocks_agent::{tls, userdata};
 use rocks_common::wire::{EnrolRequest, EnrolResponse, Facts, InstanceIdentity};
-use rocks_minicloud::{Minicloud, Options, Seed};
+use rocks_minicloud::config::Config;
+use rocks_minicloud::{Minicloud, Seed};
+use rocks_tests::beside::least;
 use rocks_tests::process::{Done, Running, cmd, wait_for};
 use rocks_tests::world::{binaries, repository};
 use serde_json::{Value, json};
@@ -132,7 +134,7 @@ fn instances_of_a_group_enrol_once_by_what_ec2_says_of_them_and_expire() {
     if !version.stdout.contains("aws") {
         return println!("skipped: rocks-server was built without the feature aws");
     }
-    let cloud = Minicloud::start(Options::default()).unwrap_or_else(|e| panic!("{e:#}"));
+    let cloud = Minicloud::start(least(Config::default())).unwrap_or_else(|e| panic!("{e:#}"));
     let disk = tempfile::NamedTempFile::new().expect("a file");
     disk.as_file().set_len(1 << 20).expect("a disk");
     let seed = Seed { name: "lite".into(), path: disk.path().to_owned(), architecture: "x86_64".into() };

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use rocks_minicloud::config::Config;
 use rocks_minicloud::{Minicloud, Options};
 use rocks_tests::beside;
 use rocks_tests::process::wait_for;
@@ -72,7 +73,8 @@ fn each_method_ends_with_converged_instances_and_nothing_is_left_when_they_go() 
     if let Some(why) = beside::lacks() {
         return println!("skipped: {why}");
     }
-    let cloud = Minicloud::start(Options { boot: true, ..Options::default() }).unwrap_or_else(|e| panic!("{e:#}"));
+    let cloud = Minicloud::start(Options { boot: true, ..beside::least(Config::default()) })
+        .unwrap_or_else(|e| panic!("{e:#}"));
     let certificate = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(certificate.path(), cloud.identity_certificate()).expect("written");
     let certificates = format!("{}={}", cloud.config().region, certificate.path().display());

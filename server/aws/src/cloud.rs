@@ -10,14 +10,6 @@ use crate::client::Aws;
 use crate::error::failed;
 use crate::group::permission;
 
-/// What is gone need not be removed.
-fn gone(result: Answer<()>) -> Answer<()> {
-    match result {
-        Err(CloudError::Missing(_)) => Ok(()),
-        other => other,
-    }
-}
-
 impl Cloud for Aws {
     async fn subnet(&self, id: Option<&SubnetId>, kinds: &[&str]) -> Answer<Subnet> {
         self.find_subnet(id, kinds).await
@@ -47,8 +39,7 @@ impl Cloud for Aws {
     }
 
     async fn delete_group(&self, group: &GroupId) -> Answer<()> {
-        let deleted = self.ec2.delete_security_group().group_id(group.as_str()).send().await;
-        gone(deleted.map_err(|error| failed("ec2:DeleteSecurityGroup", error)).map(drop))
+        self.remove_group(group).await
     }
 
     async fn launch(&self, launch: &Launch) -> Answer<Vec<InstanceId>> {
@@ -68,8 +59,7 @@ impl Cloud for Aws {
     }
 
     async fn delete_template(&self, id: &TemplateId) -> Answer<()> {
-        let deleted = self.ec2.delete_launch_template().launch_template_id(id.as_str()).send().await;
-        gone(deleted.map_err(|error| failed("ec2:DeleteLaunchTemplate", error)).map(drop))
+        self.remove_template(id).await
     }
 
     async fn create_volume(&self, volume: &NewVolume) -> Answer<VolumeId> {
@@ -89,8 +79,7 @@ impl Cloud for Aws {
     }
 
     async fn delete_volume(&self, volume: &VolumeId) -> Answer<()> {
-        let deleted = self.ec2.delete_volume().volume_id(volume.as_str()).send().await;
-        gone(deleted.map_err(|error| failed("ec2:DeleteVolume", error)).map(drop))
+        self.remove_volume(volume).await
     }
 
     async fn create_snapshot(&self, volume: &VolumeId, tags: &Tags) -> Answer<SnapshotId> {
@@ -102,8 +91,7 @@ impl Cloud for Aws {
     }
 
     async fn delete_snapshot(&self, id: &SnapshotId) -> Answer<()> {
-        let deleted = self.ec2.delete_snapshot().snapshot_id(id.as_str()).send().await;
-        gone(deleted.map_err(|error| failed("ec2:DeleteSnapshot", error)).map(drop))
+        self.remove_snapshot(id).await
     }
 
     async fn start_snapshot(&self, new: &NewSnapshot) -> Answer<SnapshotId> {
@@ -147,8 +135,7 @@ impl Cloud for Aws {
     }
 
     async fn deregister(&self, id: &AmiId) -> Answer<()> {
-        let deregistered = self.ec2.deregister_image().image_id(id.as_str()).send().await;
-        gone(deregistered.map_err(|error| failed("ec2:DeregisterImage", error)).map(drop))
+        self.remove_image(id).await
     }
 
     async fn owned(&self, whose: Whose<'_>) -> Answer<Vec<Owned>> {

@@ -55,15 +55,6 @@ impl Aws {
         Ok(told.as_ref().map(import))
     }
 
-    pub(crate) async fn end_import(&self, id: &ImportId) -> Answer<()> {
-        let ended = self.ec2.cancel_import_task().import_task_id(id.as_str()).send().await;
-        match ended.map_err(|error| failed("ec2:CancelImportTask", error)) {
-            Err(CloudError::Missing(_) | CloudError::State(_)) => Ok(()),
-            Err(CloudError::Refused { code, .. }) if code.starts_with("InvalidConversionTaskId") => Ok(()),
-            result => result.map(drop),
-        }
-    }
-
     pub(crate) async fn give_tags(&self, id: &SnapshotId, tags: &Tags) -> Answer<()> {
         let all = tags.pairs().map(|(key, value)| Tag::builder().key(key).value(value).build());
         let given = self.ec2.create_tags().resources(id.as_str()).set_tags(Some(all.into())).send().await;

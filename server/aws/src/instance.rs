@@ -78,29 +78,22 @@ impl Aws {
     pub(crate) async fn end_instances(&self, ids: &[InstanceId]) -> Answer<()> {
         for ids in ids.chunks(ENDS) {
             match self.end_at_once(ids).await {
-                // None of them was ended then.
-                Err(CloudError::Missing(_)) if ids.len() > 1 => {
+                // None of them was ended then. What is gone has no tags, by which it would be allowed.
+                Err(CloudError::Missing(_) | CloudError::Denied { .. }) => {
                     for id in ids {
-                        ended(self.end_at_once(std::slice::from_ref(id)).await)?;
+                        self.end_instance(id).await?;
                     }
                 }
-                result => ended(result)?,
+                result => result?,
             }
         }
         Ok(())
     }
 
-    async fn end_at_once(&self, ids: &[InstanceId]) -> Answer<()> {
+    pub(crate) async fn end_at_once(&self, ids: &[InstanceId]) -> Answer<()> {
         let all = ids.iter().map(ToString::to_string).collect();
         let end = self.ec2.terminate_instances().set_instance_ids(Some(all));
         end.send().await.map_err(|error| failed("ec2:TerminateInstances", error)).map(drop)
-    }
-}
-
-fn ended(result: Answer<()>) -> Answer<()> {
-    match result {
-        Err(CloudError::Missing(_)) => Ok(()),
-        other => other,
     }
 }
 

@@ -59,14 +59,16 @@ impl Aws {
     pub(crate) async fn detach_volume(&self, volume: &VolumeId) -> Answer<()> {
         let detach = self.ec2.detach_volume().volume_id(volume.as_str());
         match detach.send().await.map_err(|error| failed("ec2:DetachVolume", error)) {
-            // EC2 says so of one that is free or on its way, and also of one whose instance is not ready for it.
-            Err(error @ (CloudError::State(_) | CloudError::Missing(_))) => match self.told_of_volume(volume).await? {
-                Some(told) => match attached(&told) {
-                    Some((_, how)) if how != VolumeAttachmentState::Detaching => Err(error),
-                    _ => Ok(()),
-                },
-                None => Err(error),
-            },
+            // EC2 says so of one that is free or on its way, and also of one whose instance is not ready for it, or is gone with its tags.
+            Err(error @ (CloudError::State(_) | CloudError::Missing(_) | CloudError::Denied { .. })) => {
+                match self.told_of_volume(volume).await? {
+                    Some(told) => match attached(&told) {
+                        Some((_, how)) if how != VolumeAttachmentState::Detaching => Err(error),
+                        _ => Ok(()),
+                    },
+                    None => Err(error),
+                }
+            }
             result => result.map(drop),
         }
     }

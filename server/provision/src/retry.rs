@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the cloud may not know yet what it has made.
 pub const SOON: Duration = Duration::from_secs(180);
 /// How long tags of what was made may be unknown to IAM, by which it is ours and may be worked on.
-const TAGGED: Duration = Duration::from_secs(30);
+pub(crate) const TAGGED: Duration = Duration::from_secs(30);
 /// How long there may be no capacity.
 const CAPACITY: Duration = Duration::from_secs(90);
 
@@ -29,13 +29,18 @@ pub enum Wait {
 }
 
 impl CloudError {
+    /// Whether it was denied for want of a tag: the tag may not be known yet, or not any more.
+    pub(crate) fn is_by_tag(&self) -> bool {
+        matches!(self, Self::Denied { action, .. } if iam::is_by_tag(action))
+    }
+
     /// For how long the call may be tried again.
     fn patience(&self, wait: Wait) -> Option<Duration> {
         match self {
             Self::Throttled(_) | Self::Unclear(_) => Some(PATIENCE),
             Self::Capacity(_) => Some(CAPACITY),
             Self::Missing(_) | Self::State(_) | Self::InUse(_) if matches!(wait, Wait::Settling) => Some(SOON),
-            Self::Denied { action, .. } if matches!(wait, Wait::Settling) && iam::is_by_tag(action) => Some(TAGGED),
+            Self::Denied { .. } if matches!(wait, Wait::Settling) && self.is_by_tag() => Some(TAGGED),
             _ => None,
         }
     }

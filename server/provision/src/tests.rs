@@ -270,6 +270,20 @@ fn what_cannot_be_undone_stays_open_and_is_undone_by_the_next() {
 }
 
 #[test]
+fn what_may_not_be_removed_keeps_nothing_else() {
+    test(async {
+        let denied = Faults { denied: vec!["ec2:CreateSnapshot", "ec2:TerminateInstances"], ..Faults::default() };
+        let cloud = Sim::new(7, denied);
+        let site = SimSite::new(&cloud);
+        let record = run(&cloud, &site, begun(Method::Udt, 1), &mut never()).await.expect("kept");
+        assert!(record.trouble.as_deref().is_some_and(|trouble| trouble.contains("ec2:TerminateInstances")));
+        let left = cloud.alive();
+        assert!(left.iter().all(|id| id.starts_with("i-") || id.starts_with("sg-")), "{left:?}");
+        assert!(left.iter().any(|id| id.starts_with("i-")), "{left:?}");
+    });
+}
+
+#[test]
 fn what_is_in_s3_is_not_sent_again() {
     for seed in 0..40 {
         let order = if seed % 2 == 0 { order(Method::Bundle, 0) } else { registered(0) };

@@ -8,7 +8,7 @@ use crate::cloud::{Answer, Cloud, CloudError, Owned, Resource, Whose};
 use crate::objects::{self, BucketName, Objects, Place};
 use crate::order::Method;
 use crate::record::Record;
-use crate::retry::{Wait, insist};
+use crate::retry::{TAGGED, Wait, insist};
 
 /// How long nothing must be seen, before nothing is there: what a killed frontend asked for last may appear late.
 const QUIET: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ async fn remove<C: Cloud + Objects>(cloud: &C, resource: &Resource) -> Answer<bo
 }
 
 /// Removes these things and waits until they are gone. What is removed first lets the next go: launch templates, instances, images, volumes,
-/// snapshots, groups, what is in S3.
+/// snapshots, groups, what is in S3. What cannot be removed keeps nothing else, for which somebody pays.
 async fn remove_all<C: Cloud + Objects>(
     cloud: &C,
     look: &Look<'_>,
@@ -105,6 +105,7 @@ async fn remove_all<C: Cloud + Objects>(
 ) -> Answer<Vec<Resource>> {
     let began = Instant::now();
     let mut last_seen = Instant::now();
+    let mut denied: Option<Instant> = None;
     let mut removed = Vec::new();
     loop {
         let mut left = look.owned(cloud).await?;
@@ -116,9 +117,20 @@ async fn remove_all<C: Cloud + Objects>(
         } else {
             last_seen = Instant::now();
         }
+        let mut refused = Vec::new();
         for one in &left {
-            if remove(cloud, &one.resource).await? && !removed.contains(&one.resource) {
-                removed.push(one.resource.clone());
+            match remove(cloud, &one.resource).await {
+                Ok(true) if !removed.contains(&one.resource) => removed.push(one.resource.clone()),
+                Ok(_) => {}
+                Err(error) => refused.push(error),
+            }
+        }
+        if refused.is_empty() {
+            denied = None;
+        } else {
+            let since = *denied.get_or_insert_with(Instant::now);
+            if let Some(error) = refused.into_iter().find(|error| !error.is_by_tag() || since.elapsed() >= TAGGED) {
+                return Err(error);
             }
         }
         if began.elapsed() >= PATIENCE {

@@ -19,7 +19,7 @@ use clap::Parser;
 use rocks_advise::PriceBook;
 use rocks_minicloud::config::Config;
 use rocks_minicloud::{Minicloud, Options, Way};
-use rocks_tests::beside::{beside, lacks, provision};
+use rocks_tests::beside::{beside, lacks, least, provision};
 use rocks_tests::process::cmd;
 use rocks_tests::world::World;
 use serde_json::Value;
@@ -93,12 +93,9 @@ fn main() -> Result<()> {
     if let Some(why) = lacks() {
         bail!("it boots instances: {why}");
     }
-    let options = Options {
-        boot: true,
-        way: Some(args.wan),
-        config: Config { copy_on_write: true, processors: [(SHARING.0.to_owned(), SHARING.1)].into(), ..Config::aws() },
-        ..Options::default()
-    };
+    let config =
+        Config { copy_on_write: true, processors: [(SHARING.0.to_owned(), SHARING.1)].into(), ..Config::aws() };
+    let options = Options { boot: true, way: Some(args.wan), ..least(config) };
     let cloud = Minicloud::start(options)?;
     let namespace = cloud.frontend_namespace().context("nothing boots in this cloud")?;
     let setting = format!("net.ipv4.tcp_congestion_control={}", args.tcp);

@@ -85,8 +85,13 @@ impl Minicloud {
         Some(Self { child, address, ready, _dir: dir })
     }
 
-    /// It, for one who may do everything.
+    /// It, for the frontend's user, who may do what docs/iam.json says and nothing else.
     pub(crate) async fn aws(&self) -> Aws {
+        self.aws_with("rocks", &rocks_provision::iam::policy()).await
+    }
+
+    /// It, for one who may do everything.
+    pub(crate) async fn aws_of_all(&self) -> Aws {
         self.aws_as(text(&self.ready, "access_key_id"), text(&self.ready, "secret_access_key")).await
     }
 

@@ -3,6 +3,7 @@
 //! Pure: a call or an event changes the state and leaves [`Effect`]s to be carried out by somebody else, who reports back with [`Event`]s.
 //! There is no clock, no file and no socket here; time comes with every call.
 
+mod access;
 mod attach;
 mod bill;
 mod blocks;
@@ -37,6 +38,7 @@ use network::Group;
 use select::Ids;
 pub(crate) use snapshots::BLOCK;
 use snapshots::Snapshot;
+pub(crate) use tags::Tags;
 pub(crate) use time::{Millis, iso};
 use volumes::Volume;
 
@@ -250,7 +252,9 @@ impl Cloud {
     }
 
     fn arn(&self, kind: &str, id: &str) -> String {
-        format!("arn:aws:ec2:{}:{}:{kind}/{id}", self.config.region, self.config.account)
+        // They can be other accounts'.
+        let account = if matches!(kind, "image" | "snapshot") { "" } else { &self.config.account };
+        format!("arn:aws:ec2:{}:{account}:{kind}/{id}", self.config.region)
     }
 
     /// Checks that a KMS key exists, if one is named.

@@ -12,7 +12,7 @@ use crate::query::xml::Value;
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     id: String,
-    name: String,
+    pub(super) name: String,
     description: Option<String>,
     data: Params,
     created: Millis,

@@ -13,7 +13,8 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cloud::{BLOCK, Change, Start};
+use crate::access;
+use crate::cloud::{BLOCK, Change, Start, Tags};
 use crate::error::{Answer, ApiError};
 use crate::server::body::{Response, answer as reply, set};
 use crate::server::{Caller, CutOff, Described, Outcome, Shared, now};
@@ -56,6 +57,15 @@ impl Operation {
         }
     }
 
+    /// The snapshot that it is done to, if there is one already.
+    fn snapshot(&self) -> Option<&str> {
+        match self {
+            Self::StartSnapshot => None,
+            Self::CompleteSnapshot(id) | Self::ListSnapshotBlocks(id) | Self::ListChangedBlocks(id) => Some(id),
+            Self::PutSnapshotBlock(id, _) | Self::GetSnapshotBlock(id, _) => Some(id),
+        }
+    }
+
     /// For the record, and for faults that are meant for some.
     fn parameters(&self) -> Vec<(String, String)> {
         match self {
@@ -95,12 +105,12 @@ pub(crate) async fn answer(
         parameters.extend(given.into_iter().map(|(k, v)| (k, v.as_str().map_or_else(|| v.to_string(), str::to_owned))));
     }
     let user = admitted.as_ref().map(|a| a.access.user.clone()).unwrap_or_default();
-    let mut permissions = vec![format!("ebs:{action}")];
-    if operation == Some(Operation::StartSnapshot) && parameters.iter().any(|(name, _)| name == "Tags") {
-        // As its reference has it: what is begun with tags is tagged by EC2.
-        permissions.push("ec2:CreateTags".to_owned());
-    }
-    let what = Described { action: action.clone(), permissions, parameters, user };
+    let needs = shared.with_cloud(|cloud| {
+        let tags = if operation == Some(Operation::StartSnapshot) { tags(&body) } else { Tags::new() };
+        let snapshot = operation.as_ref().and_then(Operation::snapshot);
+        cloud.needs_of_ebs(&action, snapshot, &tags, &user, now())
+    });
+    let what = Described { action: action.clone(), permissions: access::actions(&needs), parameters, user };
     let denied = match (&operation, &admitted) {
         (_, Err(e)) => Some(e.clone()),
         (None, Ok(_)) => {
@@ -110,11 +120,9 @@ pub(crate) async fn answer(
             "RequestThrottledException",
             "The number of API requests has exceeded the maximum allowed API request throttling limit\0ACCOUNT_THROTTLED",
         )),
-        (Some(_), Ok(a)) => caller.lacks(a, &what.permissions).map(|lacking| {
-            let arn = a.arn(&shared.config.account);
-            let message = format!("User: {arn} is not authorized to perform: {lacking}\0UNAUTHORIZED_ACCOUNT");
-            ApiError::new("AccessDeniedException", message)
-        }),
+        (Some(_), Ok(a)) => caller
+            .lacks(shared, a, &needs)
+            .map(|lacking| ApiError::new("AccessDeniedException", format!("{lacking}\0UNAUTHORIZED_ACCOUNT"))),
     };
     let work = async {
         let Some(operation) = operation.clone() else { return Err(ApiError::internal("no operation")) };
@@ -122,6 +130,14 @@ pub(crate) async fn answer(
         Ok(Outcome { response, code: None })
     };
     caller.conclude(shared, what, denied, refusal, work).await
+}
+
+/// The tags that a snapshot is to begin with; what is wrong with them is said by what begins it.
+fn tags(body: &[u8]) -> Tags {
+    let given: Value = serde_json::from_slice(body).unwrap_or_default();
+    let pairs = given["Tags"].as_array().into_iter().flatten();
+    let pairs = pairs.filter_map(|tag| Some((tag["Key"].as_str()?.to_owned(), tag["Value"].as_str()?.to_owned())));
+    pairs.collect()
 }
 
 fn refused(refusal: Refusal) -> ApiError {

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 pub(crate) use store::Store;
 
+use crate::access::{self, Facts, Need};
 use crate::cloud::iso;
 use crate::error::{Answer, ApiError};
 use crate::query::xml::escaped;
@@ -116,6 +117,20 @@ impl Operation {
         format!("{self:?}")
     }
 
+    /// What `user` must be allowed who does it.
+    fn need(self, bucket: &str, key: &str, user: &str) -> Need {
+        let resource = match (self, key) {
+            (Self::ListBuckets, _) => "*".to_owned(),
+            // Which ones, its body says: it is allowed for all of the bucket's objects or for none.
+            (Self::DeleteObjects, _) => format!("arn:aws:s3:::{bucket}/*"),
+            (_, "") => format!("arn:aws:s3:::{bucket}"),
+            _ => format!("arn:aws:s3:::{bucket}/{key}"),
+        };
+        let mut facts = Facts::default();
+        facts.add("aws:username", user);
+        Need { action: self.permission().to_owned(), resource, facts }
+    }
+
     fn permission(self) -> &'static str {
         match self {
             Self::ListBuckets => "s3:ListAllMyBuckets",
@@ -190,27 +205,20 @@ pub(crate) async fn answer(
         },
     };
     let action = operation.as_ref().map_or_else(|_| String::new(), |o| o.name());
-    let permissions: Vec<String> = operation.iter().map(|o| o.permission().to_owned()).collect();
     let mut parameters = query.clone();
     parameters.push(("Bucket".to_owned(), bucket.clone()));
     if !key.is_empty() {
         parameters.push(("Key".to_owned(), key.clone()));
     }
     let user = admitted.as_ref().map(|a| a.access.user.clone()).unwrap_or_default();
-    let what = Described { action: action.clone(), permissions, parameters, user };
+    let needs: Vec<Need> = operation.iter().map(|o| o.need(&bucket, &key, &user)).collect();
+    let what = Described { action: action.clone(), permissions: access::actions(&needs), parameters, user };
     let denied = match (&operation, &admitted) {
         (_, Err(e)) | (Err(e), _) => Some(e.clone()),
         (Ok(_), Ok(_)) if !caller.throttle(shared, &action) => {
             Some(ApiError::new("SlowDown", "Please reduce your request rate."))
         }
-        (Ok(_), Ok(a)) => caller.lacks(a, &what.permissions).map(|lacking| {
-            let arn = a.arn(&shared.config.account);
-            let message = format!(
-                "User: {arn} is not authorized to perform: {lacking} on resource: \"arn:aws:s3:::{bucket}/{key}\" \
-                 because no identity-based policy allows the {lacking} action"
-            );
-            ApiError::new("AccessDenied", message)
-        }),
+        (Ok(_), Ok(a)) => caller.lacks(shared, a, &needs).map(|lacking| ApiError::new("AccessDenied", lacking)),
     };
     let work = async {
         let (operation, admitted) = (operation.clone()?, admitted.as_ref().map_err(Clone::clone)?);

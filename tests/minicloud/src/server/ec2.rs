@@ -5,6 +5,7 @@ use hyper::body::Incoming;
 
 use super::body::{Response, answer as reply};
 use super::{Admitted, Caller, CutOff, Described, Outcome, Shared, now};
+use crate::access;
 use crate::cloud::Context;
 use crate::error::{Answer, ApiError};
 use crate::query::params::Params;
@@ -36,16 +37,15 @@ pub(super) async fn answer(
         reply(e.status, "text/xml;charset=UTF-8", text)
     };
     let admitted = caller.authenticate(shared, &sha256_hex(&body)).map_err(|r| refused(&service, r));
-    let mut permissions = vec![format!("{service}:{action}")];
-    if params.child("TagSpecification").is_some() {
-        permissions.push("ec2:CreateTags".to_owned());
-    }
-    if params.child("IamInstanceProfile").is_some() {
-        permissions.push("iam:PassRole".to_owned());
-    }
     let user = admitted.as_ref().map(|a| a.access.user.clone()).unwrap_or_default();
     let parameters = params.leaves().into_iter().filter(|(n, _)| n != "Action" && n != "Version");
     let parameters = parameters.map(|(n, v)| (n, v.to_owned())).collect();
+    let needs = match service.as_str() {
+        // Anybody may ask who they are.
+        "sts" => Vec::new(),
+        _ => shared.with_cloud(|cloud| cloud.needs(&action, &params, &user, now())),
+    };
+    let permissions = if needs.is_empty() { vec![format!("{service}:{action}")] } else { access::actions(&needs) };
     let what = Described { action: action.clone(), permissions, parameters, user };
     let denied = match &admitted {
         Err(e) => Some(e.clone()),
@@ -55,11 +55,7 @@ pub(super) async fn answer(
         Ok(_) if !caller.throttle(shared, &action) => {
             Some(ApiError::new("RequestLimitExceeded", "Request limit exceeded."))
         }
-        // Anybody may ask who they are.
-        Ok(a) if service != "sts" => {
-            caller.lacks(a, &what.permissions).map(|lacking| unauthorized(shared, a, lacking, &caller.request))
-        }
-        Ok(_) => None,
+        Ok(a) => caller.lacks(shared, a, &needs).map(|lacking| unauthorized(&lacking, &caller.request)),
     };
     let work = async {
         let admitted = admitted.as_ref().map_err(Clone::clone)?;
@@ -113,13 +109,11 @@ fn refused(service: &str, refusal: Refusal) -> ApiError {
     }
 }
 
-fn unauthorized(shared: &Shared, admitted: &Admitted, lacking: &str, request: &str) -> ApiError {
-    let arn = admitted.arn(&shared.config.account);
+fn unauthorized(words: &str, request: &str) -> ApiError {
     // On AWS only those who may decode it can read it; here there is nothing in it that is not said already.
-    let encoded = sha256_hex(format!("{arn} {lacking} {request}").as_bytes());
+    let encoded = sha256_hex(format!("{words} {request}").as_bytes());
     let message = format!(
-        "You are not authorized to perform this operation. User: {arn} is not authorized to perform: {lacking} \
-         because no identity-based policy allows the {lacking} action. Encoded authorization failure message: {encoded}"
+        "You are not authorized to perform this operation. {words}. Encoded authorization failure message: {encoded}"
     );
     ApiError::new("UnauthorizedOperation", message)
 }

@@ -11,6 +11,7 @@ use super::body::Response;
 use super::faults::Cut;
 use super::journal::Call;
 use super::{Access, CutOff, Shared, locked, now};
+use crate::access::Need;
 use crate::cloud::iso;
 use crate::error::{Answer, ApiError};
 use crate::sigv4::{self, Refusal, Request, Signed};
@@ -110,10 +111,15 @@ impl Caller {
         locked(&shared.buckets).take(&shared.config.throttle, &key, action, now())
     }
 
-    /// The first permission that the caller lacks.
-    pub(crate) fn lacks<'a>(&self, admitted: &Admitted, permissions: &'a [String]) -> Option<&'a String> {
+    /// The first thing that the caller needs and may not do, in the words that all of AWS's services have for it.
+    pub(crate) fn lacks(&self, shared: &Shared, admitted: &Admitted, needs: &[Need]) -> Option<String> {
         let policy = admitted.access.policy.as_ref()?;
-        permissions.iter().find(|p| !policy.allows(p))
+        let Need { action, resource, .. } = needs.iter().find(|need| !policy.allows(need))?;
+        let arn = admitted.arn(&shared.config.account);
+        let on = if resource == "*" { String::new() } else { format!(" on resource: {resource}") };
+        Some(format!(
+            "User: {arn} is not authorized to perform: {action}{on} because no identity-based policy allows the {action} action"
+        ))
     }
 
     /// Lets the faults strike, then does the call, and records it. `denied` is why it is not to be done at all.
