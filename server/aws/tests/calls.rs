@@ -223,7 +223,13 @@ async fn what_is_not_there_is_no_error_where_it_may_be_gone() {
     let subnet = aws.subnet(Some(&parsed("subnet-00000000000000bad")), &[]).await;
     assert!(matches!(subnet, Err(CloudError::Missing(_))), "{subnet:?}");
     let rule = Rule { protocol: "udp".to_owned(), port: 8444, from: "198.51.100.7/32".to_owned() };
-    assert!(matches!(aws.allow(&parsed("sg-00000000000000bad"), &rule).await, Err(CloudError::Missing(_))));
+    let (nothing, all) = (parsed("sg-00000000000000bad"), cloud.aws_of_all().await);
+    assert!(matches!(all.allow(&nothing, &rule).await, Err(CloudError::Missing(_))));
+    // The frontend may touch only what has its tag, and is told no more than that.
+    assert!(matches!(aws.allow(&nothing, &rule).await, Err(CloudError::Denied { .. })));
+    assert_eq!(aws.terminate(&many[..1]).await, Ok(()));
+    assert_eq!(aws.delete_volume(&parsed("vol-00000000000000bad")).await, Ok(()));
+    assert_eq!(aws.delete_template(&parsed("lt-00000000000000bad")).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

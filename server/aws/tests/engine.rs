@@ -151,8 +151,8 @@ async fn lost_answers_and_throttling_make_nothing_twice() {
         "RevokeSecurityGroupIngress",
         "TerminateInstances",
     ] {
-        cloud.fault(&json!({ "action": action, "count": 1, "drop": "after" }));
         cloud.fault(&json!({ "action": action, "count": 1, "code": "RequestLimitExceeded" }));
+        cloud.fault(&json!({ "action": action, "count": 1, "drop": "after" }));
     }
     cloud.fault(
         &json!({ "action": "PutSnapshotBlock", "count": 2, "code": "RequestThrottledException", "status": 400 }),
