@@ -478,6 +478,10 @@ impl Cloud for Sim {
                 return Err(CloudError::InUse("InvalidSnapshot.InUse".to_owned()));
             }
             if let Ok(thing) = state.get(id.as_str()) {
+                if thing.tags.site.is_empty() {
+                    let (action, message) = ("ec2:DeleteSnapshot", "it has no tags".to_owned());
+                    return Err(CloudError::Denied { action, message });
+                }
                 thing.gone = Some(Instant::now());
             }
             Ok(())

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::cloud::{Answer, Cloud, CloudError, Owned, Resource, Whose};
+use crate::cloud::{Answer, Cloud, CloudError, Owned, Resource, Tags, Whose};
+use crate::ids::SnapshotId;
 use crate::objects::{self, BucketName, Objects, Place};
 use crate::order::Method;
 use crate::record::Record;
@@ -29,6 +30,12 @@ struct Look<'w> {
 }
 
 impl<'w> Look<'w> {
+    /// The tags that something of ours has or is to have.
+    fn tags(&self, one: &Owned) -> Option<Tags> {
+        let (Whose::Site(site) | Whose::Provision(site, _)) = self.whose;
+        Some(Tags { site: site.to_owned(), provision: one.provision.clone()?, role: one.role.clone() })
+    }
+
     fn at(record: &'w Record) -> Self {
         let whose = Whose::Provision(&record.site, &record.id);
         let buckets = record.order.store().map(|store| store.bucket.clone()).into_iter().collect();
@@ -62,13 +69,28 @@ impl<'w> Look<'w> {
     }
 }
 
+/// Removes a snapshot. One that was imported has no tags before it is given some, and without them the frontend may not remove it.
+async fn remove_snapshot<C: Cloud>(cloud: &C, id: &SnapshotId, tags: Option<Tags>) -> Answer<()> {
+    let removed = insist(Wait::Nothing, || cloud.delete_snapshot(id)).await;
+    match (removed, tags) {
+        (Err(denied), Some(tags)) if denied.is_by_tag() => {
+            match insist(Wait::Nothing, || cloud.tag_snapshot(id, &tags)).await {
+                Ok(()) => insist(Wait::Nothing, || cloud.delete_snapshot(id)).await,
+                Err(CloudError::Missing(_)) => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+        (removed, _) => removed,
+    }
+}
+
 /// Removes one thing if it can be removed now. Gives false if it cannot yet.
-async fn remove<C: Cloud + Objects>(cloud: &C, resource: &Resource) -> Answer<bool> {
-    let result = match resource {
+async fn remove<C: Cloud + Objects>(cloud: &C, look: &Look<'_>, one: &Owned) -> Answer<bool> {
+    let result = match &one.resource {
         Resource::Template(id) => insist(Wait::Nothing, || cloud.delete_template(id)).await,
         Resource::Instance(id) => insist(Wait::Nothing, || cloud.terminate(std::slice::from_ref(id))).await,
         Resource::Ami(id) => insist(Wait::Nothing, || cloud.deregister(id)).await,
-        Resource::Snapshot(id) => insist(Wait::Nothing, || cloud.delete_snapshot(id)).await,
+        Resource::Snapshot(id) => remove_snapshot(cloud, id, look.tags(one)).await,
         Resource::Group(id) => insist(Wait::Nothing, || cloud.delete_group(id)).await,
         Resource::Import(id) => insist(Wait::Nothing, || cloud.cancel_import(id)).await,
         Resource::Object(at) => {
@@ -119,7 +141,7 @@ async fn remove_all<C: Cloud + Objects>(
         }
         let mut refused = Vec::new();
         for one in &left {
-            match remove(cloud, &one.resource).await {
+            match remove(cloud, look, one).await {
                 Ok(true) if !removed.contains(&one.resource) => removed.push(one.resource.clone()),
                 Ok(_) => {}
                 Err(error) => refused.push(error),
