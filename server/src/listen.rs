@@ -436,7 +436,7 @@ pub fn token_hash(token: &JoinToken) -> Digest {
     Digest::of_fields(&[b"rocks token", token.0.as_bytes()])
 }
 
-/// A new token and when it ends, kept in the store as its hash.
+/// A new token for the administrator, kept in the store as its hash.
 ///
 /// # Errors
 /// The store's.
@@ -444,7 +444,8 @@ pub async fn make_token(store: &Store, host: &HostName, hours: u32, now: Timesta
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StoreError::Conflict("no randomness".to_owned()))?;
     let token = JoinToken(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes));
-    store.add_token(host, &token_hash(&token), now.as_second() + i64::from(hours) * 3600, now.as_second()).await?;
+    let (now, expires) = (now.as_second(), now.as_second() + i64::from(hours) * 3600);
+    store.add_token_by_hand(host, &token_hash(&token), expires, now).await?;
     Ok(token)
 }
 

@@ -203,7 +203,8 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn end_instance(&self, instance: &InstanceId, now: i64) -> Result<(), StoreError> {
-        let query = sqlx::query("update enrolled set ended = ? where instance = ?").bind(now).bind(instance.as_str());
+        let sql = "update enrolled set ended = ?, host = null where instance = ?";
+        let query = sqlx::query(sql).bind(now).bind(instance.as_str());
         query.execute(&self.pool).await?;
         let old = now - 2 * i64::from(LONGEST_AGE);
         sqlx::query("delete from enrolled where ended < ?").bind(old).execute(&self.pool).await?;

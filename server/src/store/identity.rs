@@ -35,6 +35,19 @@ impl NewCertificate<'_> {
     }
 }
 
+async fn note_token(
+    work: &mut SqliteConnection,
+    host: &HostName,
+    hash: &Digest,
+    expires: i64,
+    now: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("delete from token where expires < ?").bind(now).execute(&mut *work).await?;
+    let sql = "insert into token (hash, host, expires) values (?, ?, ?)";
+    sqlx::query(sql).bind(hash.to_string()).bind(host.as_str()).bind(expires).execute(&mut *work).await?;
+    Ok(())
+}
+
 impl Store {
     /// Keeps the hash of a join token.
     ///
@@ -42,11 +55,26 @@ impl Store {
     /// The database's.
     pub async fn add_token(&self, host: &HostName, hash: &Digest, expires: i64, now: i64) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
-        sqlx::query("delete from token where expires < ?").bind(now).execute(&mut *work).await?;
-        let sql = "insert into token (hash, host, expires) values (?, ?, ?)";
-        sqlx::query(sql).bind(hash.to_string()).bind(host.as_str()).bind(expires).execute(&mut *work).await?;
-        work.commit().await?;
-        Ok(())
+        note_token(&mut work, host, hash, expires, now).await?;
+        Ok(work.commit().await?)
+    }
+
+    /// Does so for one that the administrator asked for: from here on the host is not that of the instance which was launched to be it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn add_token_by_hand(
+        &self,
+        host: &HostName,
+        hash: &Digest,
+        expires: i64,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let mut work = self.pool.begin().await?;
+        let query = sqlx::query("update host set by_hand = ? where name = ?").bind(now).bind(host.as_str());
+        query.execute(&mut *work).await?;
+        note_token(&mut work, host, hash, expires, now).await?;
+        Ok(work.commit().await?)
     }
 
     /// The host of a join token that has not ended, whether it was taken or not: with which key it may be taken again
