@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
@@ -28,6 +28,7 @@ use crate::output::{Exit, Output, chain};
 use crate::provision::Provisions;
 use crate::provision::account::Accounts;
 use crate::provision::site::Frontend;
+use crate::revoked::Revoked;
 use crate::store::Store;
 
 /// Make the frontend: state folder, certificate authority, keys, store.
@@ -197,7 +198,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let tag = authority.fingerprint();
     let named = (config.bucket(&tag, &config.aws_region)?, tag.clone());
     let bucket = Bucket::new(stores(&config), store.clone(), named, indexes.clone(), config.aws_bucket.is_some());
-    let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
+    let revoked = Revoked::of(&store).await?;
     let (ending_sender, ending) = watch::channel(false);
     let certificates = config.certificates()?;
     let site = Frontend::new(store.clone(), service.clone(), config.clone(), images.clone(), authority.clone()).await?;
@@ -227,6 +228,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let watcher = if config.watch_rolls { watcher(&reload) } else { None };
     let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watcher));
     let mut rollouts = tokio::spawn(service.clone().go_on());
+    let following = public.clone();
+    tokio::spawn(async move { following.revoked.follow(&following.store).await });
     let renewer = tokio::spawn(renew_server_certificate(authority.clone(), config.clone(), tls_sender));
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
@@ -400,9 +403,6 @@ async fn synchronise(
             },
         };
         rolls = changes.borrow_and_update().rolls;
-        if let Ok(revoked) = public.store.revoked().await {
-            *public.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked.into_iter().collect();
-        }
         let reload = reload || failed == Some(true);
         failed = match service.sync(reload).await {
             Ok(report) => {

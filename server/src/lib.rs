@@ -21,6 +21,7 @@ pub mod offline;
 pub mod output;
 pub mod process;
 pub mod provision;
+pub mod revoked;
 pub mod rocks;
 pub mod rollout;
 pub mod ship;

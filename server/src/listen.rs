@@ -3,10 +3,9 @@
 //! Who calls is read from the certificate and from nowhere else. A request for a kickstart may wait until it changes; that costs
 //! a connection and a task, and no look at the store. Everything is bounded: connections, handshakes, headers, bodies, time.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -41,8 +40,9 @@ use crate::metrics::Metrics;
 use crate::mirror::serve::{Body, MirrorRoot};
 use crate::near::Near;
 use crate::provision::Provisions;
+use crate::revoked::Revoked;
 use crate::rollout::Heard;
-use crate::store::{NewCertificate, Store, StoreError};
+use crate::store::{NewCertificate, Proof, Store, StoreError};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -70,8 +70,8 @@ pub struct Public {
     pub service: Arc<Service>,
     /// The configuration.
     pub config: Arc<Config>,
-    /// Serial numbers of revoked certificates.
-    pub revoked: RwLock<HashSet<String>>,
+    /// Which certificates were revoked.
+    pub revoked: Revoked,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The RPM mirror.
@@ -250,10 +250,14 @@ async fn answer_plain(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
     answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())
 }
 
+fn is_revoked() -> Reply {
+    problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked")
+}
+
 /// Why a certificate that was good when the connection was made is not any more.
 fn refusal(public: &Public, caller: &Caller) -> Option<Reply> {
-    if public.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&caller.serial) {
-        return Some(problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked"));
+    if public.revoked.contains(&caller.serial) {
+        return Some(is_revoked());
     }
     let over = Timestamp::now().as_second() > caller.not_after;
     over.then(|| problem(StatusCode::UNAUTHORIZED, "certificate-expired", "this certificate has ended"))
@@ -482,7 +486,7 @@ async fn by_token(public: &Public, token: &JoinToken, request: &EnrolRequest, no
         // A certificate request that is none does not cost the token; and of several keys that have the same token one
         // takes it.
         Ok(Some(host)) => match key_of_request(&request.csr) {
-            Ok(key) => give(public, &host, &request.csr, &request.facts, Some((&hash, &key)), now).await,
+            Ok(key) => give(public, &host, &request.csr, &request.facts, Proof::Token(&hash, &key), now).await,
             Err(error) => problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
         },
     }
@@ -491,27 +495,23 @@ async fn by_token(public: &Public, token: &JoinToken, request: &EnrolRequest, no
 async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>) -> Reply {
     match body::<RenewRequest>(request, limits::ENROL_BYTES).await {
         Err(reply) => *reply,
-        Ok(request) => give(public, &caller.host, &request.csr, &request.facts, None, Timestamp::now()).await,
+        Ok(request) => {
+            let proof = Proof::Former(&caller.serial);
+            give(public, &caller.host, &request.csr, &request.facts, proof, Timestamp::now()).await
+        }
     }
 }
 
-/// Gives a certificate to `host`, for a token and the key that takes it if there is one: it is taken when the
-/// certificate is noted, and not otherwise.
-async fn give(
-    public: &Public,
-    host: &HostName,
-    csr: &str,
-    facts: &Facts,
-    token: Option<(&Digest, &Digest)>,
-    now: Timestamp,
-) -> Reply {
+/// Gives a certificate to `host`, for a token or another certificate: a token is taken when the certificate is noted, and not otherwise.
+async fn give(public: &Public, host: &HostName, csr: &str, facts: &Facts, proof: Proof<'_>, now: Timestamp) -> Reply {
     let issued = match issue(public, host, csr, now) {
         Ok(issued) => issued,
         Err(reply) => return *reply,
     };
     let certificate = NewCertificate { serial: &issued.serial, host, not_after: issued.not_after.as_second(), facts };
-    match public.store.add_certificate(&certificate, token, now.as_second()).await {
+    match public.store.add_certificate(&certificate, proof, now.as_second()).await {
         Ok(()) => {}
+        Err(StoreError::Missing { kind: "certificate", .. }) => return is_revoked(),
         // The token was taken with another key, or the host is not there any more.
         Err(StoreError::Missing { .. }) => {
             return problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid");
@@ -552,6 +552,10 @@ async fn report(public: &Public, caller: &Caller, request: Request<Incoming>) ->
         Ok(report) => report,
         Err(reply) => return *reply,
     };
+    // Its body may have taken a while.
+    if let Some(refusal) = refusal(public, caller) {
+        return refusal;
+    }
     public.metrics.reports.inc();
     match public.store.add_report(&caller.host, &report, Timestamp::now().as_second()).await {
         Err(error) => internal(&error),

@@ -19,6 +19,15 @@ pub struct NewCertificate<'c> {
     pub facts: &'c Facts,
 }
 
+/// Why a certificate is given.
+#[derive(Debug, Clone, Copy)]
+pub enum Proof<'p> {
+    /// A join token, and the key (its digest) that the certificate is for.
+    Token(&'p Digest, &'p Digest),
+    /// The certificate that it takes the place of, by its serial number.
+    Former(&'p str),
+}
+
 impl NewCertificate<'_> {
     /// Takes note of it in a change that is under way.
     pub(super) async fn note(&self, work: &mut SqliteConnection, now: i64) -> Result<(), StoreError> {
@@ -88,25 +97,36 @@ impl Store {
         row.map(|row| name(row.get(0))).transpose()
     }
 
-    /// Takes note of a certificate, and of what the agent told of the machine. With a join token, that is taken by the
-    /// key (its digest) that the certificate is for; whoever has that key and did not hear the answer may take it again
-    /// until it ends. One that is wrong, taken with another key or expired is missing.
+    /// Takes note of a certificate, and of what the agent told of the machine. A join token is taken by the key that the
+    /// certificate is for; whoever has that key and did not hear the answer may take it again until it ends. One that is
+    /// wrong, taken with another key or expired is missing, and so is a former certificate that was revoked: its host may
+    /// have been removed, and be there again as another machine.
     ///
     /// # Errors
-    /// There is no such token, or no such host any more: then nothing was noted, and the certificate must not be given.
+    /// There is no such token or former certificate, or no such host any more: then nothing was noted, and the certificate
+    /// must not be given.
     pub async fn add_certificate(
         &self,
         new: &NewCertificate<'_>,
-        token: Option<(&Digest, &Digest)>,
+        proof: Proof<'_>,
         now: i64,
     ) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
-        if let Some((token, key)) = token {
-            let key = key.to_string();
-            let sql = "update token set key = ? where hash = ? and host = ? and expires >= ? and coalesce(key, ?) = ?";
-            let query = sqlx::query(sql).bind(&key).bind(token.to_string()).bind(new.host.as_str()).bind(now);
-            let done = query.bind(&key).bind(&key).execute(&mut *work).await?;
-            some(done.rows_affected(), "token", "")?;
+        // Each is written first: from here on nobody else takes the token or revokes the certificate.
+        match proof {
+            Proof::Token(token, key) => {
+                let key = key.to_string();
+                let sql =
+                    "update token set key = ? where hash = ? and host = ? and expires >= ? and coalesce(key, ?) = ?";
+                let query = sqlx::query(sql).bind(&key).bind(token.to_string()).bind(new.host.as_str()).bind(now);
+                let done = query.bind(&key).bind(&key).execute(&mut *work).await?;
+                some(done.rows_affected(), "token", "")?;
+            }
+            Proof::Former(serial) => {
+                let sql = "update certificate set revoked = 0 where serial = ? and host = ? and revoked = 0";
+                let query = sqlx::query(sql).bind(serial).bind(new.host.as_str());
+                some(query.execute(&mut *work).await?.rows_affected(), "certificate", serial)?;
+            }
         }
         new.note(&mut work, now).await?;
         work.commit().await?;

@@ -81,7 +81,7 @@ async fn a_token_is_taken_once_and_in_time() {
     let new = |number: usize| NewCertificate { serial: &serials[number], host: &a, not_after: 1000, facts: &facts };
     let taken: Vec<NewCertificate<'_>> = (0..8).map(new).collect();
     let keys: Vec<Digest> = serials.iter().map(|serial| Digest::of(serial.as_bytes())).collect();
-    let take = |number: usize| store.add_certificate(&taken[number], Some((&good, &keys[number])), 100);
+    let take = |number: usize| store.add_certificate(&taken[number], Proof::Token(&good, &keys[number]), 100);
     let tries = futures_util::future::join_all((0..8).map(take)).await;
     let winner = tries.iter().position(Result::is_ok).expect("one of them");
     assert_eq!(tries.iter().filter(|t| t.is_ok()).count(), 1);
@@ -90,20 +90,20 @@ async fn a_token_is_taken_once_and_in_time() {
     );
     // Who took it and did not hear the answer gets another certificate, as long as the token lasts; with another key
     // nobody does.
-    store.add_certificate(&new(8), Some((&good, &keys[winner])), 100).await.expect("the same key");
-    assert!(store.add_certificate(&new(9), Some((&good, &keys[9])), 100).await.is_err());
-    assert!(store.add_certificate(&new(9), Some((&good, &keys[winner])), 101).await.is_err());
+    store.add_certificate(&new(8), Proof::Token(&good, &keys[winner]), 100).await.expect("the same key");
+    assert!(store.add_certificate(&new(9), Proof::Token(&good, &keys[9]), 100).await.is_err());
+    assert!(store.add_certificate(&new(9), Proof::Token(&good, &keys[winner]), 101).await.is_err());
     assert_eq!(store.knows_token(&good, 100).await.expect("read"), Some(a.clone()));
     assert!(store.knows_token(&good, 101).await.expect("read").is_none());
     for wrong in [&old, &Digest::of(b"wrong")] {
         assert!(store.knows_token(wrong, 100).await.expect("read").is_none());
-        assert!(store.add_certificate(&new(9), Some((wrong, &keys[9])), 100).await.is_err());
+        assert!(store.add_certificate(&new(9), Proof::Token(wrong, &keys[9]), 100).await.is_err());
     }
     assert_eq!(store.knows_token(&old, 50).await.expect("read"), Some(a.clone()));
     // Those that have ended go with the next one that is made, and only then can the same be made again.
     assert!(store.add_token(&a, &good, 200, 100).await.is_err());
     store.add_token(&a, &good, 200, 101).await.expect("added");
-    store.add_certificate(&new(9), Some((&good, &keys[9])), 101).await.expect("it is a new one");
+    store.add_certificate(&new(9), Proof::Token(&good, &keys[9]), 101).await.expect("it is a new one");
 }
 
 #[tokio::test]
@@ -162,12 +162,22 @@ async fn hosts_are_removed_all_or_none_and_certificates_go_to_hosts_that_are_the
     let [a, b] = ["a", "b"].map(|name| name.parse().expect("name"));
     let facts = rocks_common::wire::Facts::default();
     let new = |serial, host| NewCertificate { serial, host, not_after: 100, facts: &facts };
-    store.add_certificate(&new("01", &a), None, 1).await.expect("noted");
-    assert!(matches!(store.add_certificate(&new("02", &b), None, 1).await, Err(StoreError::Missing { .. })));
+    let (token, key) = (Digest::of(b"token"), Digest::of(b"key"));
+    store.add_token(&a, &token, 100, 1).await.expect("added");
+    store.add_certificate(&new("01", &a), Proof::Token(&token, &key), 1).await.expect("noted");
+    let foreign = store.add_certificate(&new("02", &b), Proof::Former("01"), 1).await;
+    assert!(matches!(foreign, Err(StoreError::Missing { .. })));
     assert!(store.remove_hosts(&[a.clone(), b.clone()]).await.is_err());
     assert!(store.host(&a).await.is_ok() && store.revoked().await.expect("read").is_empty());
-    store.remove_hosts(&[a]).await.expect("removed");
-    assert_eq!(store.revoked().await.expect("read"), ["01"]);
+    store.add_certificate(&new("02", &a), Proof::Former("01"), 1).await.expect("renewed");
+    store.remove_hosts(std::slice::from_ref(&a)).await.expect("removed");
+    assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
+    // It is there again, and is another machine: the one before cannot renew itself into its place.
+    store.add_host(&host("a", "lite")).await.expect("added");
+    let renewed = store.add_certificate(&new("03", &a), Proof::Former("02"), 1).await;
+    assert!(matches!(renewed, Err(StoreError::Missing { kind: "certificate", .. })), "{renewed:?}");
+    assert!(store.add_certificate(&new("03", &a), Proof::Former("never"), 1).await.is_err());
+    assert!(store.host(&a).await.expect("there").enrolled.is_none());
 }
 
 fn rule(name: &str, count: Option<u32>) -> crate::identity::Rule {
