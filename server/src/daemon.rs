@@ -222,7 +222,10 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let addresses = json!({"api_version": "rocks/v1", "listen": address, "url": url, "socket": socket});
     fs::write(config.state.join("run/addresses.json"), addresses.to_string() + "\n")?;
 
-    let synced = service.sync(true).await?;
+    let synced = patiently(service.sync(true), MORE_TIME / 4, || {
+        tell(&format!("EXTEND_TIMEOUT_USEC={}", MORE_TIME.as_micros()));
+    });
+    let synced = synced.await?;
     tell_sync(&synced, &metrics);
     let (reload, reloads) = mpsc::channel(1);
     let watcher = if config.watch_rolls { watcher(&reload) } else { None };
@@ -469,6 +472,20 @@ async fn renew_server_certificate(
     }
 }
 
+/// What the service manager is asked for, again and again, while the first kickstarts are made: code of rolls may take its time.
+const MORE_TIME: Duration = Duration::from_secs(120);
+
+/// Does `work`, and asks for more time at first and as often as `every` while that takes.
+async fn patiently<T>(work: impl Future<Output = T>, every: Duration, mut ask: impl FnMut()) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        ask();
+        if let Ok(done) = tokio::time::timeout(every, &mut work).await {
+            return done;
+        }
+    }
+}
+
 async fn watchdog() {
     let wanted =
         std::env::var("WATCHDOG_USEC").ok().and_then(|value| value.parse::<u64>().ok()).filter(|usec| *usec > 0);
@@ -492,6 +509,14 @@ fn tell(state: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn more_time_is_asked_for_as_long_as_the_work_takes() {
+        let (asked, mut count) = tokio::sync::watch::channel(0);
+        let work = async { count.wait_for(|asked| *asked >= 3).await.map(|asked| *asked) };
+        let done = patiently(work, Duration::from_millis(1), || asked.send_modify(|asked| *asked += 1)).await;
+        assert!(done.expect("open") >= 3);
+    }
 
     /// All that `init` makes is handed over; a link stays one, and what it points to is left alone.
     #[test]

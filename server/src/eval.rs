@@ -2,7 +2,7 @@
 //!
 //! Only rolls that the administrator trusted get here. The code runs as an unprivileged user when we are root, else confined by the kernel
 //! (Landlock) so that it does not reach our keys, in a private copy of the rolls' files, with a clean environment, a time limit and an output limit, and is killed with all that it
-//! started. What it prints is kept, so that one piece of code runs once for a set of rolls and inputs.
+//! started. What it prints is kept, so that one piece of code runs once for a set of rolls and inputs; that it failed, for one synchronisation.
 
 use std::collections::HashMap;
 use std::fs;
@@ -91,6 +91,12 @@ impl Runner {
         Ok(Self { folder, policy, kept: Mutex::default() })
     }
 
+    /// Forgets what failed: that may pass. Until then it is not run again, for it may have taken long, and each host would wait for it.
+    pub fn forget_failures(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, printed| !printed.get().is_some_and(Result::is_err));
+    }
+
     fn run(&self, request: &EvalRequest<'_>) -> Result<String, EvalFailure> {
         let inside = |roll: &PathBuf| Path::new(request.path).starts_with(roll);
         if self.policy.trusted.as_ref().is_some_and(|trusted| !trusted.iter().any(inside)) {
@@ -153,12 +159,7 @@ impl Evaluator for Runner {
         let key = Digest::of_fields(&fields);
         // Whoever asks first runs it; others who need the same wait for that.
         let slot = self.kept.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
-        let printed = slot.get_or_init(|| self.run(request)).clone();
-        if printed.is_err() {
-            // A failure may pass: it holds for those who waited for it and no longer.
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        }
-        printed
+        slot.get_or_init(|| self.run(request)).clone()
     }
 }
 
@@ -177,4 +178,45 @@ fn copy(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rocks_common::roll::{self, LoadOptions};
+
+    use super::*;
+
+    /// Code that fails, because it prints what is no text, and notes in a folder that it ran.
+    fn code(folder: &Path) -> String {
+        format!("echo ran >> {}; printf '\\377'", folder.join("count").display())
+    }
+
+    #[test]
+    fn code_that_fails_runs_once_until_its_failures_are_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (rolls, _) = roll::load(&[], &LoadOptions::default());
+        let policy = Policy { trusted: None, confinement: Confinement::None };
+        let runner = Runner::new(&rolls, policy).expect("a runner");
+        let (variables, bad, path) = (BTreeMap::new(), code(folder.path()), folder.path().display().to_string());
+        let request = |shell| EvalRequest {
+            shell,
+            body: "",
+            roll: "roll",
+            file: "a.xml",
+            path: &path,
+            line: 1,
+            variables: &variables,
+        };
+        let count = || fs::read_to_string(folder.path().join("count")).expect("it ran").lines().count();
+        for _ in 0..3 {
+            assert!(runner.eval(&request(&bad)).is_err());
+            assert_eq!(runner.eval(&request("echo good")).expect("it prints"), "good\n");
+        }
+        assert_eq!(count(), 1);
+        runner.forget_failures();
+        assert!(runner.eval(&request(&bad)).is_err());
+        assert_eq!((count(), runner.kept.lock().expect("no panic").len()), (2, 2));
+    }
 }

@@ -91,6 +91,9 @@ impl Service {
         };
         let basis = self.basis(&set).await?;
         let runner = self.runner(&set, &basis);
+        if let Ok(Some(runner)) = &runner {
+            runner.forget_failures();
+        }
         let url = self.frontend_url.clone();
         let inputs = Arc::new(Inputs { rolls: set.digest, settings, appliances });
         let hosts = Arc::new(hosts);
