@@ -16,6 +16,7 @@ use crate::admin::{self, Admin};
 use crate::bucket::{Bucket, Stores};
 use crate::ca::Authority;
 use crate::config::Config;
+use crate::eval;
 use crate::images::Images;
 use crate::kickstart::Service;
 use crate::listen::{self, Public};
@@ -173,6 +174,9 @@ pub fn serve(args: &ServeArgs, output: &mut Output<'_>) -> Exit {
     }
 }
 
+/// Where in the state folder code of rolls works.
+const EVAL: &str = "run/eval";
+
 async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     use anyhow::Context as _;
     use tokio::signal::unix::{SignalKind, signal};
@@ -188,7 +192,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let url = config.url(address.port());
     let service = Service::new(store.clone(), authority.clone(), url.clone())
         .stale_after(config.stale_minutes)
-        .with_site(config.site_graphs.clone());
+        .with_site(config.site_graphs.clone())
+        .with_work(config.state.join(EVAL));
     let service = Arc::new(service);
     let metrics = Arc::new(Metrics::default());
     let config = Arc::new(config);
@@ -219,6 +224,10 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     });
     let (tls_sender, tls) = watch::channel(listen::tls(&authority, &config.names)?);
     let admin_listener = bind_admin(socket)?;
+    // Only now: nobody else is running.
+    if let Err(error) = eval::sweep(&config.state.join(EVAL)) {
+        tracing::warn!("what code of rolls left cannot be removed: {error}");
+    }
     let addresses = json!({"api_version": "rocks/v1", "listen": address, "url": url, "socket": socket});
     fs::write(config.state.join("run/addresses.json"), addresses.to_string() + "\n")?;
 

@@ -33,6 +33,9 @@ pub struct Policy {
     pub trusted: Option<Vec<PathBuf>>,
     /// How it is kept from what is not its business.
     pub confinement: Confinement,
+    /// Where the private copy of the rolls' files is made, if whoever runs the code gets there. Else it is among temporary files, of which
+    /// others may remove what is old.
+    pub work: Option<PathBuf>,
 }
 
 /// How code is kept from what is not its business.
@@ -58,6 +61,52 @@ impl Confinement {
         }
         std::env::current_exe().map_or(Self::None, Self::Sandbox)
     }
+
+    /// Whether code that is kept so can get to `folder`.
+    fn reaches(&self, folder: &Path) -> bool {
+        use std::os::unix::fs::PermissionsExt;
+        let is_open = |folder: &Path| fs::metadata(folder).is_ok_and(|of| of.permissions().mode() & 0o001 != 0);
+        match self {
+            // Nothing on the way is the other user's.
+            Self::Identity(..) => folder.ancestors().all(is_open),
+            Self::None | Self::Sandbox(_) => true,
+        }
+    }
+}
+
+/// What the names of private copies begin with.
+const PREFIX: &str = "rocks-eval-";
+
+/// Removes what frontends that were killed left in a folder for private copies.
+///
+/// # Errors
+/// It cannot be read, or something in it not be removed.
+pub fn sweep(work: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(work) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn private(policy: &Policy) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX);
+    if let Some(work) = &policy.work {
+        fs::create_dir_all(work)?;
+        // The code begins there: a path that is not whole would lead elsewhere.
+        let work = work.canonicalize()?;
+        if policy.confinement.reaches(&work) {
+            return builder.tempdir_in(work);
+        }
+    }
+    builder.tempdir()
 }
 
 /// What a piece of code printed, once it has been run.
@@ -77,7 +126,7 @@ impl Runner {
     /// The folder cannot be made.
     pub fn new(rolls: &RollSet, policy: Policy) -> io::Result<Self> {
         use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::Builder::new().prefix("rocks-eval-").tempdir()?;
+        let folder = private(&policy)?;
         for roll in &rolls.rolls {
             for part in ["graphs", "nodes", "include"] {
                 copy(&roll.path.join(part), &folder.path().join(part), 0)?;
@@ -183,6 +232,7 @@ fn copy(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
 
     use rocks_common::roll::{self, LoadOptions};
 
@@ -194,10 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn the_private_copy_is_where_it_is_wanted_if_its_user_gets_there_and_does_not_outlive_a_start() {
+        let (state, (rolls, _)) = (tempfile::tempdir().expect("a folder"), roll::load(&[], &LoadOptions::default()));
+        let (work, strange) = (state.path().join("run/eval"), state.path().join("run/eval/other"));
+        fs::set_permissions(state.path(), fs::Permissions::from_mode(0o750)).expect("closed");
+        for (confinement, is_there) in [
+            (Confinement::None, true),
+            (Confinement::Sandbox("/bin/false".into()), true),
+            // Others do not get into the folder around it.
+            (Confinement::Identity(65534, 65534), false),
+        ] {
+            let policy = Policy { trusted: None, confinement, work: Some(work.clone()) };
+            let runner = Runner::new(&rolls, policy.clone()).expect("a runner");
+            let whole = work.canonicalize().expect("there");
+            assert_eq!(runner.folder.path().starts_with(whole), is_there, "{policy:?}");
+            assert!(runner.folder.path().join("tmp").is_dir());
+        }
+        fs::create_dir(work.join("rocks-eval-left")).expect("made");
+        fs::create_dir(&strange).expect("made");
+        sweep(&work).expect("swept");
+        assert!(!work.join("rocks-eval-left").exists() && strange.exists());
+        sweep(&state.path().join("none")).expect("nothing to sweep");
+    }
+
+    #[test]
     fn code_that_fails_runs_once_until_its_failures_are_forgotten() {
         let folder = tempfile::tempdir().expect("a folder");
         let (rolls, _) = roll::load(&[], &LoadOptions::default());
-        let policy = Policy { trusted: None, confinement: Confinement::None };
+        let policy = Policy::default();
         let runner = Runner::new(&rolls, policy).expect("a runner");
         let (variables, bad, path) = (BTreeMap::new(), code(folder.path()), folder.path().display().to_string());
         let request = |shell| EvalRequest {

@@ -188,6 +188,8 @@ pub struct Service {
     /// When this frontend started, in seconds since 1970.
     started: i64,
     confinement: Confinement,
+    /// Where code of rolls works.
+    work: Option<PathBuf>,
 }
 
 /// Why there is no profile.
@@ -234,6 +236,7 @@ impl Service {
             site: None,
             started: Timestamp::now().as_second(),
             confinement: Confinement::fitting(),
+            work: None,
         }
     }
 
@@ -247,6 +250,12 @@ impl Service {
     #[must_use]
     pub fn with_site(self, folder: PathBuf) -> Self {
         Self { site: Some(folder), ..self }
+    }
+
+    /// The same, with code of rolls at work in a folder that nobody else tidies up.
+    #[must_use]
+    pub fn with_work(self, folder: PathBuf) -> Self {
+        Self { work: Some(folder), ..self }
     }
 
     /// Where the administrator's own nodes are, if there are any.
@@ -394,7 +403,8 @@ impl Service {
         {
             return Ok(Some(runner.clone()));
         }
-        let policy = Policy { trusted: Some(basis.trusted.clone()), confinement: self.confinement.clone() };
+        let (trusted, confinement) = (Some(basis.trusted.clone()), self.confinement.clone());
+        let policy = Policy { trusted, confinement, work: self.work.clone() };
         let runner = Arc::new(Runner::new(rolls, policy).map_err(|error| error.to_string())?);
         *kept = Some((basis.clone(), runner.clone()));
         Ok(Some(runner))
