@@ -1,5 +1,6 @@
 //! `rocks-server init` and `rocks-server serve`: configuration, then everything bound, then running until told to end.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
@@ -7,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
 use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
@@ -30,7 +30,8 @@ use crate::provision::Provisions;
 use crate::provision::account::Accounts;
 use crate::provision::site::Frontend;
 use crate::revoked::Revoked;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+use crate::watching::Watching;
 
 /// Make the frontend: state folder, certificate authority, keys, store.
 #[derive(Debug, clap::Args)]
@@ -237,8 +238,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let synced = synced.await?;
     tell_sync(&synced, &metrics);
     let (reload, reloads) = mpsc::channel(1);
-    let watcher = if config.watch_rolls { watcher(&reload) } else { None };
-    let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watcher));
+    let watching = if config.watch_rolls { Watching::new(&reload) } else { None };
+    let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watching));
     let mut rollouts = tokio::spawn(service.clone().go_on());
     let following = public.clone();
     tokio::spawn(async move { following.revoked.follow(&following.store).await });
@@ -380,18 +381,20 @@ async fn synchronise(
     public: Arc<Public>,
     metrics: Arc<Metrics>,
     mut reloads: mpsc::Receiver<()>,
-    mut watcher: Option<notify::RecommendedWatcher>,
+    mut watching: Option<Watching>,
 ) {
     // Pause before what could not be made is made again.
     const AGAIN: Duration = Duration::from_secs(1);
+    // How often it is looked whether folders are still those that are watched.
+    const LOOK: Duration = Duration::from_secs(15);
     let mut changes = public.store.changes();
     let mut failed = None::<bool>;
-    let mut watched = std::collections::HashSet::new();
     let mut rolls = changes.borrow().rolls;
     loop {
         // What changed between the last reading and the first watching was told by nobody: read once more.
-        if let Some(watcher) = &mut watcher
-            && watch_rolls(&service, watcher, &mut watched).await
+        if let Some(watching) = &mut watching
+            && let Ok(folders) = folders(&service).await
+            && watching.update(&folders)
         {
             match service.sync(true).await {
                 Ok(report) => tell_sync(&report, &metrics),
@@ -400,6 +403,7 @@ async fn synchronise(
         }
         let reload = tokio::select! {
             () = tokio::time::sleep(AGAIN), if failed.is_some() => false,
+            () = tokio::time::sleep(LOOK), if watching.is_some() => continue,
             changed = changes.changed() => match changed {
                 Ok(()) => changes.borrow().rolls != rolls,
                 Err(_) => return,
@@ -429,39 +433,9 @@ async fn synchronise(
     }
 }
 
-/// What tells of changes on disk.
-fn watcher(reload: &mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let sender = reload.clone();
-    notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading a file is an event too.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = sender.try_send(());
-        }
-    })
-    .inspect_err(|error| tracing::warn!("roll folders are not watched: {error}"))
-    .ok()
-}
-
-/// Watches the folders of the enabled rolls, and no others any more. Says whether there are new ones.
-async fn watch_rolls(
-    service: &Service,
-    watcher: &mut notify::RecommendedWatcher,
-    watched: &mut std::collections::HashSet<PathBuf>,
-) -> bool {
-    let Ok(folders) = service.folders().await else { return false };
-    let folders: std::collections::HashSet<PathBuf> = folders.into_iter().chain(service.site()).collect();
-    for folder in watched.difference(&folders) {
-        let _ = watcher.unwatch(folder);
-    }
-    let mut new = false;
-    for folder in folders.difference(watched) {
-        new = true;
-        if let Err(error) = watcher.watch(folder, RecursiveMode::Recursive) {
-            tracing::warn!("{} is not watched: {error}", folder.display());
-        }
-    }
-    *watched = folders;
-    new
+/// The folders that are to be watched: those of the enabled rolls, and the administrator's own.
+async fn folders(service: &Service) -> Result<HashSet<PathBuf>, StoreError> {
+    Ok(service.folders().await?.into_iter().chain(service.site()).collect())
 }
 
 /// The listener's certificate is made anew long before it ends; connections that are open keep theirs.

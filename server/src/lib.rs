@@ -26,3 +26,4 @@ pub mod rocks;
 pub mod rollout;
 pub mod ship;
 pub mod store;
+pub mod watching;
