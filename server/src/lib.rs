@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod enrol;
 pub mod eval;
+pub mod finish;
 pub mod identity;
 pub mod images;
 pub mod kickstart;

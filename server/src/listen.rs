@@ -34,6 +34,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::ca::{Authority, CaError, Issued, hex, key_of_request};
 use crate::config::Config;
 use crate::enrol;
+use crate::finish::finish;
 use crate::identity::Certificates;
 use crate::kickstart::{Served, Service};
 use crate::metrics::Metrics;
@@ -247,7 +248,13 @@ async fn answer_plain(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
         }
         return Box::pin(crate::mirror::serve::handle(&public.mirror, request)).await;
     }
-    answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())
+    let reply = if *request.method() == Method::POST {
+        let public = public.clone();
+        finish(async move { answer_whole(&public, caller, request).await }).await
+    } else {
+        answer_whole(public, caller, request).await
+    };
+    reply.map(|body| body.map_err(|never| match never {}).boxed())
 }
 
 fn is_revoked() -> Reply {

@@ -157,9 +157,8 @@ impl Store {
         }
         certificate.note(&mut work, now).await?;
         work.commit().await?;
-        if is_new {
-            self.changed();
-        }
+        // Also when it is there already: whoever added it may have been broken off before it was told.
+        self.changed();
         Ok(())
     }
 

@@ -224,7 +224,9 @@ async fn an_instance_enrols_once_and_a_rule_has_no_more_hosts_than_it_may() {
     let both = futures_util::future::join(enrol("i-00000000000000001", 0), enrol("i-00000000000000001", 1)).await;
     assert!(both.0.is_ok() && matches!(both.1, Err(StoreError::Conflict(_))), "{both:?}");
     assert!(changes.has_changed().expect("open"));
+    let changes = store.changes();
     enrol("i-00000000000000001", 0).await.expect("it did not hear the answer");
+    assert!(changes.has_changed().expect("open"), "its kickstart may not be made yet");
     let made = store.host(&"i-00000000000000001".parse().expect("a name")).await.expect("a host");
     assert_eq!((made.appliance.as_str(), made.enrolled), ("lite", Some(100)));
     // A name that is taken, and a third where there may be two. Neither leaves anything.
