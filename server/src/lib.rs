@@ -6,6 +6,7 @@ pub mod builder;
 pub mod ca;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod daemon;
 pub mod enrol;
 pub mod eval;

@@ -33,6 +33,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::ca::{Authority, CaError, Issued, hex, key_of_request};
 use crate::config::Config;
+use crate::connections;
 use crate::enrol;
 use crate::finish::finish;
 use crate::identity::Certificates;
@@ -54,6 +55,9 @@ const BODY: Duration = Duration::from_secs(60);
 
 /// Enrolments that are worked on at the same time; making a certificate costs a signature and two writes to disk.
 const ENROLMENTS: usize = 64;
+/// How long a request of a host waits for another one of it that needs the store.
+const TURN: Duration = Duration::from_secs(10);
+const ONE_AT_A_TIME: &str = "too many requests of this host at once";
 /// How long answers that are under way may take when the frontend ends.
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// The header that names a request in logs and in answers.
@@ -131,7 +135,7 @@ pub fn tls(authority: &Authority, names: &[String]) -> Result<Arc<ServerConfig>,
 
 /// Serves until `public.ending` says that it is enough, and then until what is under way is answered, but no longer than [`DRAIN`].
 pub async fn serve(public: Arc<Public>, listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>) {
-    let most = u32::try_from(public.config.max_connections).unwrap_or(u32::MAX >> 4);
+    let most = u32::try_from(connections::most(public.config.max_connections)).unwrap_or(u32::MAX >> 4);
     let places = Arc::new(Semaphore::new(most as usize));
     let mut ending = public.ending.clone();
     loop {
@@ -167,7 +171,7 @@ pub async fn serve(public: Arc<Public>, listener: TcpListener, tls: watch::Recei
 
 async fn connection(public: &Arc<Public>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    let _ = connections::keep_alive(&stream);
     // In a box of its own, which is gone when hands have been shaken: most connections only wait.
     let handshake = Box::pin(timeout(HANDSHAKE, acceptor.accept(stream)));
     let Ok(Ok(stream)) = handshake.await else {
@@ -296,10 +300,11 @@ async fn answer_whole(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
             drop(request);
             kickstart(public, &caller, asked).await
         }
-        (Method::GET, path::SOURCES) => match public.near.sources(&public.service, &caller.host).await {
-            Ok(reply) => reply,
-            Err(error) => internal(&error),
-        },
+        (Method::GET, path::SOURCES) => {
+            let slot = public.service.slot(&caller.host);
+            let Some(_turn) = slot.turn(TURN).await else { return busy(ONE_AT_A_TIME) };
+            public.near.sources(&public.service, &caller.host).await.unwrap_or_else(|error| internal(&error))
+        }
         (Method::GET, of) if of.starts_with(path::INDEX) => public.near.index(of, request.headers()).await,
         (Method::POST, path::REPORTS) => Box::pin(report(public, &caller, request)).await,
         (Method::POST, path::RENEW) => Box::pin(renew(public, &caller, request)).await,
@@ -316,6 +321,12 @@ pub fn problem(status: StatusCode, code: &str, title: &str) -> Reply {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
+}
+
+fn busy(title: &str) -> Reply {
+    let mut reply = problem(StatusCode::TOO_MANY_REQUESTS, "busy", title);
+    reply.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+    reply
 }
 
 pub(crate) fn internal(error: &dyn std::fmt::Display) -> Reply {
@@ -467,9 +478,7 @@ async fn enrol(public: &Arc<Public>, request: Request<Incoming>) -> Reply {
     };
     // Only now: who sends slowly must not keep others out.
     let Ok(place) = public.enrolling.try_acquire() else {
-        let mut reply = problem(StatusCode::TOO_MANY_REQUESTS, "busy", "too many enrolments at once");
-        reply.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
-        return reply;
+        return busy("too many enrolments at once");
     };
     let now = Timestamp::now();
     let reply = match (&request.token, &request.identity) {
@@ -503,6 +512,8 @@ async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>
     match body::<RenewRequest>(request, limits::ENROL_BYTES).await {
         Err(reply) => *reply,
         Ok(request) => {
+            let slot = public.service.slot(&caller.host);
+            let Some(_turn) = slot.turn(TURN).await else { return busy(ONE_AT_A_TIME) };
             let proof = Proof::Former(&caller.serial);
             give(public, &caller.host, &request.csr, &request.facts, proof, Timestamp::now()).await
         }
@@ -559,7 +570,9 @@ async fn report(public: &Public, caller: &Caller, request: Request<Incoming>) ->
         Ok(report) => report,
         Err(reply) => return *reply,
     };
-    // Its body may have taken a while.
+    let slot = public.service.slot(&caller.host);
+    let Some(_turn) = slot.turn(TURN).await else { return busy(ONE_AT_A_TIME) };
+    // That may have taken a while, and its body, too.
     if let Some(refusal) = refusal(public, caller) {
         return refusal;
     }

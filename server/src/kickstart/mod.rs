@@ -29,7 +29,7 @@ use rocks_common::ids::{ApplianceName, Digest, Generation, HostName};
 use rocks_common::profile::Profile;
 use rocks_common::roll::RollSet;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::ca::Authority;
 use crate::eval::{Confinement, Policy, Runner};
@@ -93,12 +93,14 @@ pub struct Slot {
     waiting: AtomicU32,
     /// When it was here last, in seconds since 1970; 0: not since the start.
     seen: AtomicI64,
+    /// One of its requests at a time needs the store.
+    turn: Semaphore,
 }
 
 impl Slot {
     fn new() -> Self {
         let (waiting, seen) = (AtomicU32::new(0), AtomicI64::new(0));
-        Self { served: watch::Sender::new(None), target: Mutex::new(None), waiting, seen }
+        Self { served: watch::Sender::new(None), target: Mutex::new(None), waiting, seen, turn: Semaphore::new(1) }
     }
 
     /// Its kickstart, if there is one.
@@ -124,6 +126,11 @@ impl Slot {
     pub fn visit(self: &Arc<Self>) -> Visit {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Visit(self.clone())
+    }
+
+    /// The host's turn at the store, until what this gives is dropped; none if its other requests take longer than `patience`.
+    pub async fn turn(&self, patience: Duration) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(patience, self.turn.acquire()).await.ok()?.ok()
     }
 
     /// When the host was here last, in seconds since 1970: now, if it waits.
@@ -412,5 +419,19 @@ impl Service {
 
     fn keep(&self, report: &SyncReport) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = report.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_has_one_turn_at_a_time() {
+        let slot = Slot::new();
+        let first = slot.turn(Duration::ZERO).await;
+        assert!(first.is_some() && slot.turn(Duration::ZERO).await.is_none());
+        drop(first);
+        assert!(slot.turn(Duration::ZERO).await.is_some());
     }
 }
