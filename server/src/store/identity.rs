@@ -44,6 +44,20 @@ impl NewCertificate<'_> {
     }
 }
 
+/// Lets another machine take a host's place: the certificates of the one before are revoked, and the tokens that it has
+/// taken give it no others. Says whether it had any. `token`: the one that is taken now, if it is by one.
+pub(super) async fn take_place(
+    work: &mut SqliteConnection,
+    host: &HostName,
+    token: Option<&str>,
+) -> Result<bool, StoreError> {
+    // No key has this digest. The token stays, so that it is not made again.
+    let sql = "update token set key = '' where host = ? and hash <> ? and key is not null";
+    sqlx::query(sql).bind(host.as_str()).bind(token.unwrap_or_default()).execute(&mut *work).await?;
+    let sql = "update certificate set revoked = 1 where host = ? and revoked = 0";
+    Ok(sqlx::query(sql).bind(host.as_str()).execute(&mut *work).await?.rows_affected() > 0)
+}
+
 async fn note_token(
     work: &mut SqliteConnection,
     host: &HostName,
@@ -98,9 +112,9 @@ impl Store {
     }
 
     /// Takes note of a certificate, and of what the agent told of the machine. A join token is taken by the key that the
-    /// certificate is for; whoever has that key and did not hear the answer may take it again until it ends. One that is
-    /// wrong, taken with another key or expired is missing, and so is a former certificate that was revoked: its host may
-    /// have been removed, and be there again as another machine.
+    /// certificate is for, and whoever was the host before is it no more; whoever has that key and did not hear the answer
+    /// may take it again until it ends. One that is wrong, taken with another key or expired is missing, and so is a former
+    /// certificate that was revoked: its host may have been removed, and be there again as another machine.
     ///
     /// # Errors
     /// There is no such token or former certificate, or no such host any more: then nothing was noted, and the certificate
@@ -112,15 +126,20 @@ impl Store {
         now: i64,
     ) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
+        let mut has_revoked = false;
         // Each is written first: from here on nobody else takes the token or revokes the certificate.
         match proof {
             Proof::Token(token, key) => {
-                let key = key.to_string();
-                let sql =
-                    "update token set key = ? where hash = ? and host = ? and expires >= ? and coalesce(key, ?) = ?";
-                let query = sqlx::query(sql).bind(&key).bind(token.to_string()).bind(new.host.as_str()).bind(now);
-                let done = query.bind(&key).bind(&key).execute(&mut *work).await?;
-                some(done.rows_affected(), "token", "")?;
+                let (token, key, host) = (token.to_string(), key.to_string(), new.host.as_str());
+                let sql = "update token set key = ? where hash = ? and host = ? and expires >= ? and key is null";
+                let query = sqlx::query(sql).bind(&key).bind(&token).bind(host).bind(now);
+                if query.execute(&mut *work).await?.rows_affected() > 0 {
+                    has_revoked = take_place(&mut work, new.host, Some(&token)).await?;
+                } else {
+                    let sql = "select 1 from token where hash = ? and host = ? and expires >= ? and key = ?";
+                    let query = sqlx::query(sql).bind(&token).bind(host).bind(now).bind(&key);
+                    some(query.fetch_all(&mut *work).await?.len() as u64, "token", "")?;
+                }
             }
             Proof::Former(serial) => {
                 let sql = "update certificate set revoked = 0 where serial = ? and host = ? and revoked = 0";
@@ -130,6 +149,9 @@ impl Store {
         }
         new.note(&mut work, now).await?;
         work.commit().await?;
+        if has_revoked {
+            self.changed();
+        }
         Ok(())
     }
 

@@ -180,6 +180,38 @@ async fn hosts_are_removed_all_or_none_and_certificates_go_to_hosts_that_are_the
     assert!(store.host(&a).await.expect("there").enrolled.is_none());
 }
 
+#[tokio::test]
+async fn who_takes_a_new_token_takes_the_hosts_place() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    let facts = rocks_common::wire::Facts::default();
+    let [a, b] = ["a", "b"].map(|name| name.parse().expect("name"));
+    let new = |serial, host| NewCertificate { serial, host, not_after: 1000, facts: &facts };
+    let [old, young, other] = ["old", "young", "other"].map(|token| Digest::of(token.as_bytes()));
+    let [first, second] = ["first", "second"].map(|key| Digest::of(key.as_bytes()));
+    for (name, host, token) in [("a", &a, &old), ("b", &b, &other)] {
+        store.add_host(&self::host(name, "lite")).await.expect("added");
+        store.add_token(host, token, 100, 1).await.expect("added");
+    }
+    store.add_certificate(&new("b1", &b), Proof::Token(&other, &first), 1).await.expect("noted");
+    let changes = store.changes();
+    store.add_certificate(&new("01", &a), Proof::Token(&old, &first), 1).await.expect("noted");
+    store.add_certificate(&new("02", &a), Proof::Token(&old, &first), 1).await.expect("it did not hear the answer");
+    assert!(store.revoked().await.expect("read").is_empty() && !changes.has_changed().expect("open"));
+
+    store.add_token(&a, &young, 100, 1).await.expect("added");
+    store.add_certificate(&new("03", &a), Proof::Token(&young, &second), 1).await.expect("noted");
+    assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
+    assert!(changes.has_changed().expect("open"));
+    store.add_certificate(&new("04", &a), Proof::Token(&young, &second), 1).await.expect("it did not hear the answer");
+    store.add_certificate(&new("05", &a), Proof::Former("03"), 1).await.expect("renewed");
+    // The machine before is out, also by the token that it has taken, which is known all the same.
+    assert!(store.add_certificate(&new("06", &a), Proof::Former("02"), 1).await.is_err());
+    assert!(store.add_certificate(&new("06", &a), Proof::Token(&old, &first), 1).await.is_err());
+    assert_eq!(store.knows_token(&old, 1).await.expect("read"), Some(a));
+    assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
+}
+
 fn rule(name: &str, count: Option<u32>) -> crate::identity::Rule {
     crate::identity::Rule {
         name: name.parse().expect("a name"),
@@ -282,6 +314,10 @@ async fn an_instance_that_a_provision_launched_enrols_once_as_the_host_that_it_i
     let both = both.await;
     assert!(both.0.is_ok() && matches!(both.1, Err(StoreError::Conflict(_))), "{both:?}");
     enrol("i-00000000000000001", "lite-0-0", 0).await.expect("it did not hear the answer");
+    assert!(store.revoked().await.expect("read").is_empty());
+    // Another that was launched in its place.
+    enrol("i-00000000000000002", "lite-0-0", 0).await.expect("it is the host now");
+    assert_eq!(store.revoked().await.expect("read").len(), 2);
     assert_eq!(store.host(&"lite-0-0".parse().expect("a name")).await.expect("a host").enrolled, Some(100));
     // The provision sees to the end of its hosts: they are none that a rule let in, and no rule lets the instance in either.
     assert!(store.enrolled().await.expect("read").is_empty());
