@@ -329,7 +329,7 @@ impl Service {
     }
 
     async fn attributes_and_root_of(&self, host: &Host) -> Result<(Attributes, String), StoreError> {
-        let (appliances, settings) = (self.store.appliances().await?, self.store.attributes().await?);
+        let (appliances, settings) = (self.store.appliances().await?, self.store.attributes_for(host, false).await?);
         let appliance = appliances.iter().find(|a| a.name == host.appliance);
         let appliance =
             appliance.ok_or_else(|| StoreError::Missing { kind: "appliance", name: host.appliance.to_string() })?;

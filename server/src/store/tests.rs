@@ -69,6 +69,36 @@ async fn the_more_specific_attribute_wins() {
 }
 
 #[tokio::test]
+async fn of_the_attributes_those_of_a_host_are_read_alone() {
+    let store = Store::temporary().await.expect("a store");
+    for name in ["lite", "other"] {
+        store.add_appliance(&appliance(name)).await.expect("added");
+    }
+    for (name, appliance) in [("a", "lite"), ("b", "lite")] {
+        store.add_host(&host(name, appliance)).await.expect("added");
+    }
+    let owners = [
+        (Owner::Appliance("lite".parse().expect("name")), true),
+        (Owner::Global, false),
+        (Owner::Host("a".parse().expect("name")), true),
+        (Owner::Os("linux".into()), false),
+        (Owner::Appliance("other".parse().expect("name")), true),
+        (Owner::Host("b".parse().expect("name")), true),
+        (Owner::Os("sunos".into()), false),
+    ];
+    for (owner, secret) in &owners {
+        store.set_attribute(&Setting { secret: *secret, ..setting(owner.clone(), "x") }).await.expect("set");
+    }
+    let of = async |only_secret| -> Vec<Owner> {
+        let found = store.attributes_for(&host("a", "lite"), only_secret).await.expect("read");
+        found.into_iter().map(|setting| setting.owner).collect()
+    };
+    let own: Vec<Owner> = owners[..4].iter().map(|(owner, _)| owner.clone()).collect();
+    assert_eq!(of(false).await, own);
+    assert_eq!(of(true).await, [own[0].clone(), own[2].clone()]);
+}
+
+#[tokio::test]
 async fn a_token_is_taken_once_and_in_time() {
     let store = Store::temporary().await.expect("a store");
     store.add_appliance(&appliance("lite")).await.expect("added");
