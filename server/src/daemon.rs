@@ -397,8 +397,14 @@ async fn synchronise(
             && watching.update(&folders)
         {
             match service.sync(true).await {
-                Ok(report) => tell_sync(&report, &metrics),
-                Err(error) => tracing::error!("kickstarts could not be made: {error}"),
+                Ok(report) => {
+                    tell_sync(&report, &metrics);
+                    failed = None;
+                }
+                Err(error) => {
+                    tracing::error!("kickstarts could not be made, and will be again: {error}");
+                    failed = Some(true);
+                }
             }
         }
         let reload = tokio::select! {

@@ -64,6 +64,8 @@ impl Service {
                 count = reports.recv_many(&mut heard, BATCH) => if count == 0 { return },
                 () = self.rollouts.changed() => continue,
                 () = until(deadline, is_late) => {}
+                // What could not be taken has waited, and nobody reports it again.
+                () = std::future::ready(()), if !heard.is_empty() => {}
             }
             match self.advance(heard.clone()).await {
                 Ok(()) => heard.clear(),
@@ -104,9 +106,7 @@ impl Service {
             work.insert(rollout.header().appliance.clone(), working);
         }
         self.tick(turn, &mut work, now).await?;
-        work.retain(|appliance, working| {
-            latest.get(appliance).is_none_or(|before| before.header() != working.change.rollout.header())
-        });
+        work.retain(|appliance, working| is_news(latest.get(appliance).map(|before| &**before), &working.change));
         self.carry_out(turn, work).await
     }
 
@@ -191,6 +191,11 @@ impl Service {
     }
 }
 
+/// Whether a change is one: hosts that change places leave the counts as they are.
+fn is_news(before: Option<&Rollout>, change: &Change) -> bool {
+    change.has_touched() || before.is_none_or(|before| before.header() != change.rollout.header())
+}
+
 /// Tells the log where a rollout is, if that is new.
 fn tell(now: &Rollout, before: &Option<Arc<Rollout>>) {
     let (header, before) = (now.header(), before.as_ref().map(|before| before.header()));
@@ -206,4 +211,58 @@ async fn until(deadline: Option<Timestamp>, is_late: bool) {
     let left = deadline.duration_since(Timestamp::now());
     let left = Duration::try_from(left).unwrap_or_default();
     tokio::time::sleep(if is_late { left.max(AGAIN) } else { left }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use rocks_common::ids::{Digest, HostName};
+    use rocks_common::wire::Outcome;
+
+    use super::*;
+    use crate::rollout::machine::{Concerned, Sight, Start};
+    use crate::rollout::strategy::Strategy;
+    use crate::rollout::wave::Presence;
+
+    struct All;
+
+    impl Sight for All {
+        fn presence(&self, _: &HostName) -> Presence {
+            Presence::Here
+        }
+        fn came(&self, _: &HostName, _: Timestamp) -> bool {
+            true
+        }
+        fn last(&self, _: &HostName) -> Option<(Digest, Outcome)> {
+            None
+        }
+    }
+
+    #[test]
+    fn hosts_that_report_the_opposite_of_each_other_are_news() {
+        let name = |name: &str| -> HostName { name.parse().expect("a name") };
+        let start = Start {
+            name: "lite-1".parse().expect("a name"),
+            number: 1,
+            appliance: "lite".parse().expect("a name"),
+            what: "attr a".to_owned(),
+            strategy: Strategy { waves: "3".parse().expect("waves"), ..Strategy::default() },
+        };
+        let (former, target) = (Digest::of(b"old"), Digest::of(b"new"));
+        let hosts = ["a", "b", "c"].map(|host| Concerned { host: name(host), former, target });
+        let mut rollout = Rollout::begin(start, hosts.to_vec(), Timestamp::UNIX_EPOCH, &All).0;
+        let report = |host: &str, outcome| Event::Report { host: name(host), kickstart: Some(target), outcome };
+        let (good, bad) = (Outcome::Converged, Outcome::Incomplete);
+        for event in [report("a", bad), report("b", good)] {
+            rollout.on(event, Timestamp::UNIX_EPOCH).expect("taken");
+        }
+        let mut working = Working::of(&rollout);
+        assert!(!is_news(Some(&rollout), &working.change) && is_news(None, &working.change));
+        // The third has not said anything.
+        for event in [report("a", good), report("b", bad)] {
+            let moves = working.change.rollout.on(event, Timestamp::UNIX_EPOCH).expect("taken");
+            working.take(moves);
+        }
+        assert_eq!(working.change.rollout.header(), rollout.header());
+        assert!(is_news(Some(&rollout), &working.change));
+    }
 }

@@ -233,7 +233,7 @@ impl Service {
                     change.touch(&moves.touched);
                 }
             }
-            if change.touched != Change::of(current).touched {
+            if change.has_touched() {
                 gated.changes.push(change);
             }
         }
