@@ -1,11 +1,11 @@
 //! Rollouts go on: when hosts report, when time has come, and when the administrator says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rocks_common::ids::{ApplianceName, RolloutName};
+use rocks_common::ids::{ApplianceName, Digest, RolloutName};
 
 use super::Service;
 use super::give::{Gift, this_moment};
@@ -13,7 +13,7 @@ use super::sight::Seen;
 use super::sync::Turn;
 use crate::rollout::machine::{Event, Moves, NotNow, Rollout};
 use crate::rollout::{Change, Heard};
-use crate::store::{Given, StoreError};
+use crate::store::StoreError;
 
 /// Reports that are looked at together.
 const BATCH: usize = 1024;
@@ -116,20 +116,49 @@ impl Service {
     /// There is no such rollout, or it is not where this could be done.
     pub async fn act(&self, name: &RolloutName, event: Event) -> Result<(), ActError> {
         let mut turn = self.turn.lock().await;
-        self.load(&mut turn).await?;
+        let working = self.working(&mut turn, name).await?;
+        self.take(&mut turn, working, event).await
+    }
+
+    /// Gives the hosts of a rollout back what they had before it, as far as that is kept.
+    ///
+    /// # Errors
+    /// There is no such rollout, or it is not where this could be done.
+    pub async fn back(&self, name: &RolloutName) -> Result<(), ActError> {
+        let mut turn = self.turn.lock().await;
+        let working = self.working(&mut turn, name).await?;
+        let members = working.change.rollout.members().iter().filter(|member| member.state.has_target());
+        let formers: HashSet<Digest> = members.map(|member| member.former).collect();
+        let mut lost = HashSet::new();
+        for former in formers {
+            if self.kept_body(&former).await?.is_none() {
+                lost.insert(former);
+            }
+        }
+        if !lost.is_empty() {
+            tracing::error!("rollout {name}: what hosts had before it is not kept of all; the others go back");
+        }
+        self.take(&mut turn, working, Event::Back(lost)).await
+    }
+
+    async fn working(&self, turn: &mut Turn, name: &RolloutName) -> Result<Working, StoreError> {
+        self.load(turn).await?;
         let latest = self.rollouts.latest();
         let known = latest.values().find(|rollout| rollout.header().name == *name);
-        let mut working = match known {
+        Ok(match known {
             Some(rollout) => Working::of(rollout),
             // One that was overtaken is what it is.
             None => Working::of(&self.store.rollout(name).await?),
-        };
+        })
+    }
+
+    async fn take(&self, turn: &mut Turn, mut working: Working, event: Event) -> Result<(), ActError> {
         let now = this_moment();
         let moves = working.change.rollout.on(event, now)?;
         working.take(moves);
         let mut work = Work::from([(working.change.rollout.header().appliance.clone(), working)]);
-        self.tick(&turn, &mut work, now).await?;
-        Ok(self.carry_out(&mut turn, work).await?)
+        self.tick(turn, &mut work, now).await?;
+        Ok(self.carry_out(turn, work).await?)
     }
 
     async fn tick(&self, turn: &Turn, work: &mut Work, now: Timestamp) -> Result<(), StoreError> {
@@ -167,8 +196,7 @@ impl Service {
                 gifts.push(Gift { host, slot, body, appliance, generation: None });
             }
             for member in returned.iter().map(|at| &members[*at]) {
-                let former = Given { digest: member.former, generation: Default::default(), appliance: None };
-                let Some(body) = self.kept_body(&former).await? else {
+                let Some(body) = self.kept_body(&member.former).await? else {
                     tracing::error!("what {} had before is not kept", member.host);
                     continue;
                 };
@@ -215,7 +243,7 @@ async fn until(deadline: Option<Timestamp>, is_late: bool) {
 
 #[cfg(test)]
 mod tests {
-    use rocks_common::ids::{Digest, HostName};
+    use rocks_common::ids::HostName;
     use rocks_common::wire::Outcome;
 
     use super::*;
