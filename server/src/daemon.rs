@@ -1,13 +1,13 @@
 //! `rocks-server init` and `rocks-server serve`: configuration, then everything bound, then running until told to end.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
 use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
@@ -16,6 +16,7 @@ use crate::admin::{self, Admin};
 use crate::bucket::{Bucket, Stores};
 use crate::ca::Authority;
 use crate::config::Config;
+use crate::eval;
 use crate::images::Images;
 use crate::kickstart::Service;
 use crate::listen::{self, Public};
@@ -28,7 +29,9 @@ use crate::output::{Exit, Output, chain};
 use crate::provision::Provisions;
 use crate::provision::account::Accounts;
 use crate::provision::site::Frontend;
-use crate::store::Store;
+use crate::revoked::Revoked;
+use crate::store::{Store, StoreError};
+use crate::watching::Watching;
 
 /// Make the frontend: state folder, certificate authority, keys, store.
 #[derive(Debug, clap::Args)]
@@ -172,6 +175,9 @@ pub fn serve(args: &ServeArgs, output: &mut Output<'_>) -> Exit {
     }
 }
 
+/// Where in the state folder code of rolls works.
+const EVAL: &str = "run/eval";
+
 async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     use anyhow::Context as _;
     use tokio::signal::unix::{SignalKind, signal};
@@ -187,7 +193,8 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let url = config.url(address.port());
     let service = Service::new(store.clone(), authority.clone(), url.clone())
         .stale_after(config.stale_minutes)
-        .with_site(config.site_graphs.clone());
+        .with_site(config.site_graphs.clone())
+        .with_work(config.state.join(EVAL));
     let service = Arc::new(service);
     let metrics = Arc::new(Metrics::default());
     let config = Arc::new(config);
@@ -197,7 +204,7 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     let tag = authority.fingerprint();
     let named = (config.bucket(&tag, &config.aws_region)?, tag.clone());
     let bucket = Bucket::new(stores(&config), store.clone(), named, indexes.clone(), config.aws_bucket.is_some());
-    let revoked = RwLock::new(store.revoked().await?.into_iter().collect());
+    let revoked = Revoked::of(&store).await?;
     let (ending_sender, ending) = watch::channel(false);
     let certificates = config.certificates()?;
     let site = Frontend::new(store.clone(), service.clone(), config.clone(), images.clone(), authority.clone()).await?;
@@ -218,15 +225,24 @@ async fn run(config: Config, socket: &Path) -> anyhow::Result<()> {
     });
     let (tls_sender, tls) = watch::channel(listen::tls(&authority, &config.names)?);
     let admin_listener = bind_admin(socket)?;
+    // Only now: nobody else is running.
+    if let Err(error) = eval::sweep(&config.state.join(EVAL)) {
+        tracing::warn!("what code of rolls left cannot be removed: {error}");
+    }
     let addresses = json!({"api_version": "rocks/v1", "listen": address, "url": url, "socket": socket});
     fs::write(config.state.join("run/addresses.json"), addresses.to_string() + "\n")?;
 
-    let synced = service.sync(true).await?;
+    let synced = patiently(service.sync(true), MORE_TIME / 4, || {
+        tell(&format!("EXTEND_TIMEOUT_USEC={}", MORE_TIME.as_micros()));
+    });
+    let synced = synced.await?;
     tell_sync(&synced, &metrics);
     let (reload, reloads) = mpsc::channel(1);
-    let watcher = if config.watch_rolls { watcher(&reload) } else { None };
-    let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watcher));
+    let watching = if config.watch_rolls { Watching::new(&reload) } else { None };
+    let worker = tokio::spawn(synchronise(service.clone(), public.clone(), metrics.clone(), reloads, watching));
     let mut rollouts = tokio::spawn(service.clone().go_on());
+    let following = public.clone();
+    tokio::spawn(async move { following.revoked.follow(&following.store).await });
     let renewer = tokio::spawn(renew_server_certificate(authority.clone(), config.clone(), tls_sender));
     let mut serving = tokio::spawn(listen::serve(public, listener, tls));
     let hangup_reload = reload.clone();
@@ -365,26 +381,35 @@ async fn synchronise(
     public: Arc<Public>,
     metrics: Arc<Metrics>,
     mut reloads: mpsc::Receiver<()>,
-    mut watcher: Option<notify::RecommendedWatcher>,
+    mut watching: Option<Watching>,
 ) {
     // Pause before what could not be made is made again.
     const AGAIN: Duration = Duration::from_secs(1);
+    // How often it is looked whether folders are still those that are watched.
+    const LOOK: Duration = Duration::from_secs(15);
     let mut changes = public.store.changes();
     let mut failed = None::<bool>;
-    let mut watched = std::collections::HashSet::new();
     let mut rolls = changes.borrow().rolls;
     loop {
         // What changed between the last reading and the first watching was told by nobody: read once more.
-        if let Some(watcher) = &mut watcher
-            && watch_rolls(&service, watcher, &mut watched).await
+        if let Some(watching) = &mut watching
+            && let Ok(folders) = folders(&service).await
+            && watching.update(&folders)
         {
             match service.sync(true).await {
-                Ok(report) => tell_sync(&report, &metrics),
-                Err(error) => tracing::error!("kickstarts could not be made: {error}"),
+                Ok(report) => {
+                    tell_sync(&report, &metrics);
+                    failed = None;
+                }
+                Err(error) => {
+                    tracing::error!("kickstarts could not be made, and will be again: {error}");
+                    failed = Some(true);
+                }
             }
         }
         let reload = tokio::select! {
             () = tokio::time::sleep(AGAIN), if failed.is_some() => false,
+            () = tokio::time::sleep(LOOK), if watching.is_some() => continue,
             changed = changes.changed() => match changed {
                 Ok(()) => changes.borrow().rolls != rolls,
                 Err(_) => return,
@@ -400,9 +425,6 @@ async fn synchronise(
             },
         };
         rolls = changes.borrow_and_update().rolls;
-        if let Ok(revoked) = public.store.revoked().await {
-            *public.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked.into_iter().collect();
-        }
         let reload = reload || failed == Some(true);
         failed = match service.sync(reload).await {
             Ok(report) => {
@@ -417,39 +439,9 @@ async fn synchronise(
     }
 }
 
-/// What tells of changes on disk.
-fn watcher(reload: &mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let sender = reload.clone();
-    notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading a file is an event too.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = sender.try_send(());
-        }
-    })
-    .inspect_err(|error| tracing::warn!("roll folders are not watched: {error}"))
-    .ok()
-}
-
-/// Watches the folders of the enabled rolls, and no others any more. Says whether there are new ones.
-async fn watch_rolls(
-    service: &Service,
-    watcher: &mut notify::RecommendedWatcher,
-    watched: &mut std::collections::HashSet<PathBuf>,
-) -> bool {
-    let Ok(folders) = service.folders().await else { return false };
-    let folders: std::collections::HashSet<PathBuf> = folders.into_iter().chain(service.site()).collect();
-    for folder in watched.difference(&folders) {
-        let _ = watcher.unwatch(folder);
-    }
-    let mut new = false;
-    for folder in folders.difference(watched) {
-        new = true;
-        if let Err(error) = watcher.watch(folder, RecursiveMode::Recursive) {
-            tracing::warn!("{} is not watched: {error}", folder.display());
-        }
-    }
-    *watched = folders;
-    new
+/// The folders that are to be watched: those of the enabled rolls, and the administrator's own.
+async fn folders(service: &Service) -> Result<HashSet<PathBuf>, StoreError> {
+    Ok(service.folders().await?.into_iter().chain(service.site()).collect())
 }
 
 /// The listener's certificate is made anew long before it ends; connections that are open keep theirs.
@@ -465,6 +457,20 @@ async fn renew_server_certificate(
                 tls.send_replace(next);
             }
             Err(error) => tracing::error!("the server certificate could not be renewed: {error}"),
+        }
+    }
+}
+
+/// What the service manager is asked for, again and again, while the first kickstarts are made: code of rolls may take its time.
+const MORE_TIME: Duration = Duration::from_secs(120);
+
+/// Does `work`, and asks for more time at first and as often as `every` while that takes.
+async fn patiently<T>(work: impl Future<Output = T>, every: Duration, mut ask: impl FnMut()) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        ask();
+        if let Ok(done) = tokio::time::timeout(every, &mut work).await {
+            return done;
         }
     }
 }
@@ -492,6 +498,14 @@ fn tell(state: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn more_time_is_asked_for_as_long_as_the_work_takes() {
+        let (asked, mut count) = tokio::sync::watch::channel(0);
+        let work = async { count.wait_for(|asked| *asked >= 3).await.map(|asked| *asked) };
+        let done = patiently(work, Duration::from_millis(1), || asked.send_modify(|asked| *asked += 1)).await;
+        assert!(done.expect("open") >= 3);
+    }
 
     /// All that `init` makes is handed over; a link stays one, and what it points to is left alone.
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Only rolls that the administrator trusted get here. The code runs as an unprivileged user when we are root, else confined by the kernel
 //! (Landlock) so that it does not reach our keys, in a private copy of the rolls' files, with a clean environment, a time limit and an output limit, and is killed with all that it
-//! started. What it prints is kept, so that one piece of code runs once for a set of rolls and inputs.
+//! started. What it prints is kept, so that one piece of code runs once for a set of rolls and inputs; that it failed, for one synchronisation.
 
 use std::collections::HashMap;
 use std::fs;
@@ -33,6 +33,9 @@ pub struct Policy {
     pub trusted: Option<Vec<PathBuf>>,
     /// How it is kept from what is not its business.
     pub confinement: Confinement,
+    /// Where the private copy of the rolls' files is made, if whoever runs the code gets there. Else it is among temporary files, of which
+    /// others may remove what is old.
+    pub work: Option<PathBuf>,
 }
 
 /// How code is kept from what is not its business.
@@ -58,6 +61,52 @@ impl Confinement {
         }
         std::env::current_exe().map_or(Self::None, Self::Sandbox)
     }
+
+    /// Whether code that is kept so can get to `folder`.
+    fn reaches(&self, folder: &Path) -> bool {
+        use std::os::unix::fs::PermissionsExt;
+        let is_open = |folder: &Path| fs::metadata(folder).is_ok_and(|of| of.permissions().mode() & 0o001 != 0);
+        match self {
+            // Nothing on the way is the other user's.
+            Self::Identity(..) => folder.ancestors().all(is_open),
+            Self::None | Self::Sandbox(_) => true,
+        }
+    }
+}
+
+/// What the names of private copies begin with.
+const PREFIX: &str = "rocks-eval-";
+
+/// Removes what frontends that were killed left in a folder for private copies.
+///
+/// # Errors
+/// It cannot be read, or something in it not be removed.
+pub fn sweep(work: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(work) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn private(policy: &Policy) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX);
+    if let Some(work) = &policy.work {
+        fs::create_dir_all(work)?;
+        // The code begins there: a path that is not whole would lead elsewhere.
+        let work = work.canonicalize()?;
+        if policy.confinement.reaches(&work) {
+            return builder.tempdir_in(work);
+        }
+    }
+    builder.tempdir()
 }
 
 /// What a piece of code printed, once it has been run.
@@ -77,7 +126,7 @@ impl Runner {
     /// The folder cannot be made.
     pub fn new(rolls: &RollSet, policy: Policy) -> io::Result<Self> {
         use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::Builder::new().prefix("rocks-eval-").tempdir()?;
+        let folder = private(&policy)?;
         for roll in &rolls.rolls {
             for part in ["graphs", "nodes", "include"] {
                 copy(&roll.path.join(part), &folder.path().join(part), 0)?;
@@ -89,6 +138,12 @@ impl Runner {
         fs::create_dir(&temporary)?;
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o1777))?;
         Ok(Self { folder, policy, kept: Mutex::default() })
+    }
+
+    /// Forgets what failed: that may pass. Until then it is not run again, for it may have taken long, and each host would wait for it.
+    pub fn forget_failures(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, printed| !printed.get().is_some_and(Result::is_err));
     }
 
     fn run(&self, request: &EvalRequest<'_>) -> Result<String, EvalFailure> {
@@ -153,12 +208,7 @@ impl Evaluator for Runner {
         let key = Digest::of_fields(&fields);
         // Whoever asks first runs it; others who need the same wait for that.
         let slot = self.kept.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
-        let printed = slot.get_or_init(|| self.run(request)).clone();
-        if printed.is_err() {
-            // A failure may pass: it holds for those who waited for it and no longer.
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        }
-        printed
+        slot.get_or_init(|| self.run(request)).clone()
     }
 }
 
@@ -177,4 +227,70 @@ fn copy(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rocks_common::roll::{self, LoadOptions};
+
+    use super::*;
+
+    /// Code that fails, because it prints what is no text, and notes in a folder that it ran.
+    fn code(folder: &Path) -> String {
+        format!("echo ran >> {}; printf '\\377'", folder.join("count").display())
+    }
+
+    #[test]
+    fn the_private_copy_is_where_it_is_wanted_if_its_user_gets_there_and_does_not_outlive_a_start() {
+        let (state, (rolls, _)) = (tempfile::tempdir().expect("a folder"), roll::load(&[], &LoadOptions::default()));
+        let (work, strange) = (state.path().join("run/eval"), state.path().join("run/eval/other"));
+        fs::set_permissions(state.path(), fs::Permissions::from_mode(0o750)).expect("closed");
+        for (confinement, is_there) in [
+            (Confinement::None, true),
+            (Confinement::Sandbox("/bin/false".into()), true),
+            // Others do not get into the folder around it.
+            (Confinement::Identity(65534, 65534), false),
+        ] {
+            let policy = Policy { trusted: None, confinement, work: Some(work.clone()) };
+            let runner = Runner::new(&rolls, policy.clone()).expect("a runner");
+            let whole = work.canonicalize().expect("there");
+            assert_eq!(runner.folder.path().starts_with(whole), is_there, "{policy:?}");
+            assert!(runner.folder.path().join("tmp").is_dir());
+        }
+        fs::create_dir(work.join("rocks-eval-left")).expect("made");
+        fs::create_dir(&strange).expect("made");
+        sweep(&work).expect("swept");
+        assert!(!work.join("rocks-eval-left").exists() && strange.exists());
+        sweep(&state.path().join("none")).expect("nothing to sweep");
+    }
+
+    #[test]
+    fn code_that_fails_runs_once_until_its_failures_are_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (rolls, _) = roll::load(&[], &LoadOptions::default());
+        let policy = Policy::default();
+        let runner = Runner::new(&rolls, policy).expect("a runner");
+        let (variables, bad, path) = (BTreeMap::new(), code(folder.path()), folder.path().display().to_string());
+        let request = |shell| EvalRequest {
+            shell,
+            body: "",
+            roll: "roll",
+            file: "a.xml",
+            path: &path,
+            line: 1,
+            variables: &variables,
+        };
+        let count = || fs::read_to_string(folder.path().join("count")).expect("it ran").lines().count();
+        for _ in 0..3 {
+            assert!(runner.eval(&request(&bad)).is_err());
+            assert_eq!(runner.eval(&request("echo good")).expect("it prints"), "good\n");
+        }
+        assert_eq!(count(), 1);
+        runner.forget_failures();
+        assert!(runner.eval(&request(&bad)).is_err());
+        assert_eq!((count(), runner.kept.lock().expect("no panic").len()), (2, 2));
+    }
 }

@@ -3,10 +3,9 @@
 //! Who calls is read from the certificate and from nowhere else. A request for a kickstart may wait until it changes; that costs
 //! a connection and a task, and no look at the store. Everything is bounded: connections, handshakes, headers, bodies, time.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -34,15 +33,18 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::ca::{Authority, CaError, Issued, hex, key_of_request};
 use crate::config::Config;
+use crate::connections;
 use crate::enrol;
+use crate::finish::finish;
 use crate::identity::Certificates;
 use crate::kickstart::{Served, Service};
 use crate::metrics::Metrics;
 use crate::mirror::serve::{Body, MirrorRoot};
 use crate::near::Near;
 use crate::provision::Provisions;
+use crate::revoked::Revoked;
 use crate::rollout::Heard;
-use crate::store::{NewCertificate, Store, StoreError};
+use crate::store::{NewCertificate, Proof, Store, StoreError};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -53,6 +55,9 @@ const BODY: Duration = Duration::from_secs(60);
 
 /// Enrolments that are worked on at the same time; making a certificate costs a signature and two writes to disk.
 const ENROLMENTS: usize = 64;
+/// How long a request of a host waits for another one of it that needs the store.
+const TURN: Duration = Duration::from_secs(10);
+const ONE_AT_A_TIME: &str = "too many requests of this host at once";
 /// How long answers that are under way may take when the frontend ends.
 pub const DRAIN: Duration = Duration::from_secs(5);
 /// The header that names a request in logs and in answers.
@@ -70,8 +75,8 @@ pub struct Public {
     pub service: Arc<Service>,
     /// The configuration.
     pub config: Arc<Config>,
-    /// Serial numbers of revoked certificates.
-    pub revoked: RwLock<HashSet<String>>,
+    /// Which certificates were revoked.
+    pub revoked: Revoked,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The RPM mirror.
@@ -130,7 +135,7 @@ pub fn tls(authority: &Authority, names: &[String]) -> Result<Arc<ServerConfig>,
 
 /// Serves until `public.ending` says that it is enough, and then until what is under way is answered, but no longer than [`DRAIN`].
 pub async fn serve(public: Arc<Public>, listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>) {
-    let most = u32::try_from(public.config.max_connections).unwrap_or(u32::MAX >> 4);
+    let most = u32::try_from(connections::most(public.config.max_connections)).unwrap_or(u32::MAX >> 4);
     let places = Arc::new(Semaphore::new(most as usize));
     let mut ending = public.ending.clone();
     loop {
@@ -166,7 +171,7 @@ pub async fn serve(public: Arc<Public>, listener: TcpListener, tls: watch::Recei
 
 async fn connection(public: &Arc<Public>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    let _ = connections::keep_alive(&stream);
     // In a box of its own, which is gone when hands have been shaken: most connections only wait.
     let handshake = Box::pin(timeout(HANDSHAKE, acceptor.accept(stream)));
     let Ok(Ok(stream)) = handshake.await else {
@@ -247,13 +252,23 @@ async fn answer_plain(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
         }
         return Box::pin(crate::mirror::serve::handle(&public.mirror, request)).await;
     }
-    answer_whole(public, caller, request).await.map(|body| body.map_err(|never| match never {}).boxed())
+    let reply = if *request.method() == Method::POST {
+        let public = public.clone();
+        finish(async move { answer_whole(&public, caller, request).await }).await
+    } else {
+        answer_whole(public, caller, request).await
+    };
+    reply.map(|body| body.map_err(|never| match never {}).boxed())
+}
+
+fn is_revoked() -> Reply {
+    problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked")
 }
 
 /// Why a certificate that was good when the connection was made is not any more.
 fn refusal(public: &Public, caller: &Caller) -> Option<Reply> {
-    if public.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&caller.serial) {
-        return Some(problem(StatusCode::FORBIDDEN, "certificate-revoked", "this certificate was revoked"));
+    if public.revoked.contains(&caller.serial) {
+        return Some(is_revoked());
     }
     let over = Timestamp::now().as_second() > caller.not_after;
     over.then(|| problem(StatusCode::UNAUTHORIZED, "certificate-expired", "this certificate has ended"))
@@ -285,10 +300,11 @@ async fn answer_whole(public: &Arc<Public>, caller: Option<Arc<Caller>>, request
             drop(request);
             kickstart(public, &caller, asked).await
         }
-        (Method::GET, path::SOURCES) => match public.near.sources(&public.service, &caller.host).await {
-            Ok(reply) => reply,
-            Err(error) => internal(&error),
-        },
+        (Method::GET, path::SOURCES) => {
+            let slot = public.service.slot(&caller.host);
+            let Some(_turn) = slot.turn(TURN).await else { return busy(ONE_AT_A_TIME) };
+            public.near.sources(&public.service, &caller.host).await.unwrap_or_else(|error| internal(&error))
+        }
         (Method::GET, of) if of.starts_with(path::INDEX) => public.near.index(of, request.headers()).await,
         (Method::POST, path::REPORTS) => Box::pin(report(public, &caller, request)).await,
         (Method::POST, path::RENEW) => Box::pin(renew(public, &caller, request)).await,
@@ -305,6 +321,12 @@ pub fn problem(status: StatusCode, code: &str, title: &str) -> Reply {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
+}
+
+fn busy(title: &str) -> Reply {
+    let mut reply = problem(StatusCode::TOO_MANY_REQUESTS, "busy", title);
+    reply.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+    reply
 }
 
 pub(crate) fn internal(error: &dyn std::fmt::Display) -> Reply {
@@ -436,7 +458,7 @@ pub fn token_hash(token: &JoinToken) -> Digest {
     Digest::of_fields(&[b"rocks token", token.0.as_bytes()])
 }
 
-/// A new token and when it ends, kept in the store as its hash.
+/// A new token for the administrator, kept in the store as its hash.
 ///
 /// # Errors
 /// The store's.
@@ -444,7 +466,8 @@ pub async fn make_token(store: &Store, host: &HostName, hours: u32, now: Timesta
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StoreError::Conflict("no randomness".to_owned()))?;
     let token = JoinToken(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes));
-    store.add_token(host, &token_hash(&token), now.as_second() + i64::from(hours) * 3600, now.as_second()).await?;
+    let (now, expires) = (now.as_second(), now.as_second() + i64::from(hours) * 3600);
+    store.add_token_by_hand(host, &token_hash(&token), expires, now).await?;
     Ok(token)
 }
 
@@ -455,9 +478,7 @@ async fn enrol(public: &Arc<Public>, request: Request<Incoming>) -> Reply {
     };
     // Only now: who sends slowly must not keep others out.
     let Ok(place) = public.enrolling.try_acquire() else {
-        let mut reply = problem(StatusCode::TOO_MANY_REQUESTS, "busy", "too many enrolments at once");
-        reply.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
-        return reply;
+        return busy("too many enrolments at once");
     };
     let now = Timestamp::now();
     let reply = match (&request.token, &request.identity) {
@@ -481,7 +502,7 @@ async fn by_token(public: &Public, token: &JoinToken, request: &EnrolRequest, no
         // A certificate request that is none does not cost the token; and of several keys that have the same token one
         // takes it.
         Ok(Some(host)) => match key_of_request(&request.csr) {
-            Ok(key) => give(public, &host, &request.csr, &request.facts, Some((&hash, &key)), now).await,
+            Ok(key) => give(public, &host, &request.csr, &request.facts, Proof::Token(&hash, &key), now).await,
             Err(error) => problem(StatusCode::BAD_REQUEST, "bad-csr", &error.to_string()),
         },
     }
@@ -490,27 +511,25 @@ async fn by_token(public: &Public, token: &JoinToken, request: &EnrolRequest, no
 async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>) -> Reply {
     match body::<RenewRequest>(request, limits::ENROL_BYTES).await {
         Err(reply) => *reply,
-        Ok(request) => give(public, &caller.host, &request.csr, &request.facts, None, Timestamp::now()).await,
+        Ok(request) => {
+            let slot = public.service.slot(&caller.host);
+            let Some(_turn) = slot.turn(TURN).await else { return busy(ONE_AT_A_TIME) };
+            let proof = Proof::Former(&caller.serial);
+            give(public, &caller.host, &request.csr, &request.facts, proof, Timestamp::now()).await
+        }
     }
 }
 
-/// Gives a certificate to `host`, for a token and the key that takes it if there is one: it is taken when the
-/// certificate is noted, and not otherwise.
-async fn give(
-    public: &Public,
-    host: &HostName,
-    csr: &str,
-    facts: &Facts,
-    token: Option<(&Digest, &Digest)>,
-    now: Timestamp,
-) -> Reply {
+/// Gives a certificate to `host`, for a token or another certificate: a token is taken when the certificate is noted, and not otherwise.
+async fn give(public: &Public, host: &HostName, csr: &str, facts: &Facts, proof: Proof<'_>, now: Timestamp) -> Reply {
     let issued = match issue(public, host, csr, now) {
         Ok(issued) => issued,
         Err(reply) => return *reply,
     };
     let certificate = NewCertificate { serial: &issued.serial, host, not_after: issued.not_after.as_second(), facts };
-    match public.store.add_certificate(&certificate, token, now.as_second()).await {
+    match public.store.add_certificate(&certificate, proof, now.as_second()).await {
         Ok(()) => {}
+        Err(StoreError::Missing { kind: "certificate", .. }) => return is_revoked(),
         // The token was taken with another key, or the host is not there any more.
         Err(StoreError::Missing { .. }) => {
             return problem(StatusCode::FORBIDDEN, "token-refused", "the join token is not valid");
@@ -551,6 +570,12 @@ async fn report(public: &Public, caller: &Caller, request: Request<Incoming>) ->
         Ok(report) => report,
         Err(reply) => return *reply,
     };
+    let slot = public.service.slot(&caller.host);
+    let Some(_turn) = slot.turn(TURN).await else { return busy(ONE_AT_A_TIME) };
+    // That may have taken a while, and its body, too.
+    if let Some(refusal) = refusal(public, caller) {
+        return refusal;
+    }
     public.metrics.reports.inc();
     match public.store.add_report(&caller.host, &report, Timestamp::now().as_second()).await {
         Err(error) => internal(&error),

@@ -19,14 +19,16 @@ mod uploads;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use tokio::sync::mpsc;
 
 use crate::bucket::Bucket;
 use crate::config::Config;
+use crate::finish::finish;
 use crate::kickstart::Service;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
@@ -117,7 +119,16 @@ pub fn router(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .fallback(problem::nothing)
         .method_not_allowed_fallback(problem::not_so)
+        .layer(from_fn(to_its_end))
         .with_state(admin)
+}
+
+/// Carries whatever may change something to its end, also when the client hangs up.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    finish(next.run(request)).await
 }
 
 async fn metrics(State(admin): State<Admin>) -> String {
@@ -193,6 +204,28 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_breaks_off_what_reads_and_not_what_changes() {
+        use axum::body::Body;
+        use tower::ServiceExt as _;
+        for (method, is_finished) in [("GET", false), ("POST", true), ("PUT", true), ("DELETE", true)] {
+            let (go, goes) = tokio::sync::watch::channel(false);
+            let (told, mut done) = mpsc::channel(1);
+            let handler = async move || {
+                let mut goes = goes.clone();
+                let _ = goes.wait_for(|goes| *goes).await;
+                let _ = told.send(()).await;
+            };
+            let router = Router::new().route("/", axum::routing::any(handler)).layer(from_fn(to_its_end));
+            let request = Request::builder().method(method).uri("/").body(Body::empty()).expect("a request");
+            let mut answer = Box::pin(router.oneshot(request));
+            assert!(tokio::time::timeout(std::time::Duration::ZERO, &mut answer).await.is_err(), "it waits");
+            drop(answer);
+            go.send_replace(true);
+            assert_eq!(done.recv().await.is_some(), is_finished, "{method}");
+        }
+    }
 
     /// Each method and path of the routes above, read from this very file.
     fn routes() -> BTreeSet<(String, String)> {

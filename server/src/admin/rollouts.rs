@@ -176,7 +176,7 @@ pub(super) async fn resume(State(admin): State<Admin>, Named(name): Named<Rollou
 }
 
 pub(super) async fn back(State(admin): State<Admin>, Named(name): Named<RolloutName>) -> Answer {
-    admin.service.act(&name, Event::Back).await?;
+    admin.service.back(&name).await?;
     done()
 }
 

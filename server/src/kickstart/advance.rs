@@ -1,11 +1,11 @@
 //! Rollouts go on: when hosts report, when time has come, and when the administrator says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rocks_common::ids::{ApplianceName, RolloutName};
+use rocks_common::ids::{ApplianceName, Digest, RolloutName};
 
 use super::Service;
 use super::give::{Gift, this_moment};
@@ -13,7 +13,7 @@ use super::sight::Seen;
 use super::sync::Turn;
 use crate::rollout::machine::{Event, Moves, NotNow, Rollout};
 use crate::rollout::{Change, Heard};
-use crate::store::{Given, StoreError};
+use crate::store::StoreError;
 
 /// Reports that are looked at together.
 const BATCH: usize = 1024;
@@ -64,6 +64,8 @@ impl Service {
                 count = reports.recv_many(&mut heard, BATCH) => if count == 0 { return },
                 () = self.rollouts.changed() => continue,
                 () = until(deadline, is_late) => {}
+                // What could not be taken has waited, and nobody reports it again.
+                () = std::future::ready(()), if !heard.is_empty() => {}
             }
             match self.advance(heard.clone()).await {
                 Ok(()) => heard.clear(),
@@ -104,9 +106,7 @@ impl Service {
             work.insert(rollout.header().appliance.clone(), working);
         }
         self.tick(turn, &mut work, now).await?;
-        work.retain(|appliance, working| {
-            latest.get(appliance).is_none_or(|before| before.header() != working.change.rollout.header())
-        });
+        work.retain(|appliance, working| is_news(latest.get(appliance).map(|before| &**before), &working.change));
         self.carry_out(turn, work).await
     }
 
@@ -116,20 +116,49 @@ impl Service {
     /// There is no such rollout, or it is not where this could be done.
     pub async fn act(&self, name: &RolloutName, event: Event) -> Result<(), ActError> {
         let mut turn = self.turn.lock().await;
-        self.load(&mut turn).await?;
+        let working = self.working(&mut turn, name).await?;
+        self.take(&mut turn, working, event).await
+    }
+
+    /// Gives the hosts of a rollout back what they had before it, as far as that is kept.
+    ///
+    /// # Errors
+    /// There is no such rollout, or it is not where this could be done.
+    pub async fn back(&self, name: &RolloutName) -> Result<(), ActError> {
+        let mut turn = self.turn.lock().await;
+        let working = self.working(&mut turn, name).await?;
+        let members = working.change.rollout.members().iter().filter(|member| member.state.has_target());
+        let formers: HashSet<Digest> = members.map(|member| member.former).collect();
+        let mut lost = HashSet::new();
+        for former in formers {
+            if self.kept_body(&former).await?.is_none() {
+                lost.insert(former);
+            }
+        }
+        if !lost.is_empty() {
+            tracing::error!("rollout {name}: what hosts had before it is not kept of all; the others go back");
+        }
+        self.take(&mut turn, working, Event::Back(lost)).await
+    }
+
+    async fn working(&self, turn: &mut Turn, name: &RolloutName) -> Result<Working, StoreError> {
+        self.load(turn).await?;
         let latest = self.rollouts.latest();
         let known = latest.values().find(|rollout| rollout.header().name == *name);
-        let mut working = match known {
+        Ok(match known {
             Some(rollout) => Working::of(rollout),
             // One that was overtaken is what it is.
             None => Working::of(&self.store.rollout(name).await?),
-        };
+        })
+    }
+
+    async fn take(&self, turn: &mut Turn, mut working: Working, event: Event) -> Result<(), ActError> {
         let now = this_moment();
         let moves = working.change.rollout.on(event, now)?;
         working.take(moves);
         let mut work = Work::from([(working.change.rollout.header().appliance.clone(), working)]);
-        self.tick(&turn, &mut work, now).await?;
-        Ok(self.carry_out(&mut turn, work).await?)
+        self.tick(turn, &mut work, now).await?;
+        Ok(self.carry_out(turn, work).await?)
     }
 
     async fn tick(&self, turn: &Turn, work: &mut Work, now: Timestamp) -> Result<(), StoreError> {
@@ -167,8 +196,7 @@ impl Service {
                 gifts.push(Gift { host, slot, body, appliance, generation: None });
             }
             for member in returned.iter().map(|at| &members[*at]) {
-                let former = Given { digest: member.former, generation: Default::default(), appliance: None };
-                let Some(body) = self.kept_body(&former).await? else {
+                let Some(body) = self.kept_body(&member.former).await? else {
                     tracing::error!("what {} had before is not kept", member.host);
                     continue;
                 };
@@ -191,6 +219,11 @@ impl Service {
     }
 }
 
+/// Whether a change is one: hosts that change places leave the counts as they are.
+fn is_news(before: Option<&Rollout>, change: &Change) -> bool {
+    change.has_touched() || before.is_none_or(|before| before.header() != change.rollout.header())
+}
+
 /// Tells the log where a rollout is, if that is new.
 fn tell(now: &Rollout, before: &Option<Arc<Rollout>>) {
     let (header, before) = (now.header(), before.as_ref().map(|before| before.header()));
@@ -206,4 +239,58 @@ async fn until(deadline: Option<Timestamp>, is_late: bool) {
     let left = deadline.duration_since(Timestamp::now());
     let left = Duration::try_from(left).unwrap_or_default();
     tokio::time::sleep(if is_late { left.max(AGAIN) } else { left }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use rocks_common::ids::HostName;
+    use rocks_common::wire::Outcome;
+
+    use super::*;
+    use crate::rollout::machine::{Concerned, Sight, Start};
+    use crate::rollout::strategy::Strategy;
+    use crate::rollout::wave::Presence;
+
+    struct All;
+
+    impl Sight for All {
+        fn presence(&self, _: &HostName) -> Presence {
+            Presence::Here
+        }
+        fn came(&self, _: &HostName, _: Timestamp) -> bool {
+            true
+        }
+        fn last(&self, _: &HostName) -> Option<(Digest, Outcome)> {
+            None
+        }
+    }
+
+    #[test]
+    fn hosts_that_report_the_opposite_of_each_other_are_news() {
+        let name = |name: &str| -> HostName { name.parse().expect("a name") };
+        let start = Start {
+            name: "lite-1".parse().expect("a name"),
+            number: 1,
+            appliance: "lite".parse().expect("a name"),
+            what: "attr a".to_owned(),
+            strategy: Strategy { waves: "3".parse().expect("waves"), ..Strategy::default() },
+        };
+        let (former, target) = (Digest::of(b"old"), Digest::of(b"new"));
+        let hosts = ["a", "b", "c"].map(|host| Concerned { host: name(host), former, target });
+        let mut rollout = Rollout::begin(start, hosts.to_vec(), Timestamp::UNIX_EPOCH, &All).0;
+        let report = |host: &str, outcome| Event::Report { host: name(host), kickstart: Some(target), outcome };
+        let (good, bad) = (Outcome::Converged, Outcome::Incomplete);
+        for event in [report("a", bad), report("b", good)] {
+            rollout.on(event, Timestamp::UNIX_EPOCH).expect("taken");
+        }
+        let mut working = Working::of(&rollout);
+        assert!(!is_news(Some(&rollout), &working.change) && is_news(None, &working.change));
+        // The third has not said anything.
+        for event in [report("a", good), report("b", bad)] {
+            let moves = working.change.rollout.on(event, Timestamp::UNIX_EPOCH).expect("taken");
+            working.take(moves);
+        }
+        assert_eq!(working.change.rollout.header(), rollout.header());
+        assert!(is_news(Some(&rollout), &working.change));
+    }
 }

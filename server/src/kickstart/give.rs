@@ -46,6 +46,8 @@ pub(super) struct Gift {
 struct Gated {
     /// Hosts that keep what they have, by their places.
     keep: HashSet<usize>,
+    /// Hosts that a rollout which begins gives the new kickstart at once.
+    first: HashSet<usize>,
     changes: Vec<Change>,
 }
 
@@ -77,7 +79,7 @@ impl Service {
                 if let Some(served) = &served {
                     keep_body(&appliance, &served.body);
                 } else if let Some(given) = restored.get(&host) {
-                    match self.kept_body(given).await? {
+                    match self.kept_body(&given.digest).await? {
                         Some(body) => {
                             let (generation, slot) = (Some(given.generation), slot.clone());
                             gifts.push(Gift { host: host.clone(), slot, body, appliance, generation });
@@ -87,6 +89,10 @@ impl Service {
                 }
                 held.push((slot, body));
                 continue;
+            }
+            if let Some(served) = served.as_ref().filter(|_| gated.first.contains(&at)) {
+                // It may be given back.
+                keep_body(&appliance, &served.body);
             }
             keep_body(&appliance, &body);
             match (served, restored.get(&host)) {
@@ -158,10 +164,10 @@ impl Service {
         Ok(true)
     }
 
-    pub(super) async fn kept_body(&self, given: &Given) -> Result<Option<Arc<Body>>, StoreError> {
-        let Some(gzip) = self.store.body(&given.digest).await? else { return Ok(None) };
-        let body = Body { digest: given.digest, gzip };
-        let is_whole = Digest::of(&body.plain()) == given.digest;
+    pub(super) async fn kept_body(&self, digest: &Digest) -> Result<Option<Arc<Body>>, StoreError> {
+        let Some(gzip) = self.store.body(digest).await? else { return Ok(None) };
+        let body = Body { digest: *digest, gzip };
+        let is_whole = Digest::of(&body.plain()) == *digest;
         Ok(is_whole.then(|| Arc::new(body)))
     }
 
@@ -211,7 +217,9 @@ impl Service {
                 let (rollout, moves) = Rollout::begin(start, concerned, now, &sight);
                 let released: HashSet<&HostName> =
                     moves.released.iter().map(|at| &rollout.members()[*at].host).collect();
-                keep.retain(|at| !released.contains(&offers[*at].host));
+                let is_first = |at: &usize| released.contains(&offers[*at].host);
+                gated.first.extend(keep.iter().copied().filter(is_first));
+                keep.retain(|at| !is_first(at));
                 tracing::info!("rollout {name} begins: {}", rollout.header().what);
                 by = Some(name);
                 gated.changes.push(Change { rollout, touched: Touched::All });
@@ -233,7 +241,7 @@ impl Service {
                     change.touch(&moves.touched);
                 }
             }
-            if change.touched != Change::of(current).touched {
+            if change.has_touched() {
                 gated.changes.push(change);
             }
         }

@@ -29,7 +29,7 @@ use rocks_common::ids::{ApplianceName, Digest, Generation, HostName};
 use rocks_common::profile::Profile;
 use rocks_common::roll::RollSet;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::ca::Authority;
 use crate::eval::{Confinement, Policy, Runner};
@@ -93,12 +93,14 @@ pub struct Slot {
     waiting: AtomicU32,
     /// When it was here last, in seconds since 1970; 0: not since the start.
     seen: AtomicI64,
+    /// One of its requests at a time needs the store.
+    turn: Semaphore,
 }
 
 impl Slot {
     fn new() -> Self {
         let (waiting, seen) = (AtomicU32::new(0), AtomicI64::new(0));
-        Self { served: watch::Sender::new(None), target: Mutex::new(None), waiting, seen }
+        Self { served: watch::Sender::new(None), target: Mutex::new(None), waiting, seen, turn: Semaphore::new(1) }
     }
 
     /// Its kickstart, if there is one.
@@ -124,6 +126,11 @@ impl Slot {
     pub fn visit(self: &Arc<Self>) -> Visit {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Visit(self.clone())
+    }
+
+    /// The host's turn at the store, until what this gives is dropped; none if its other requests take longer than `patience`.
+    pub async fn turn(&self, patience: Duration) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(patience, self.turn.acquire()).await.ok()?.ok()
     }
 
     /// When the host was here last, in seconds since 1970: now, if it waits.
@@ -188,6 +195,8 @@ pub struct Service {
     /// When this frontend started, in seconds since 1970.
     started: i64,
     confinement: Confinement,
+    /// Where code of rolls works.
+    work: Option<PathBuf>,
 }
 
 /// Why there is no profile.
@@ -234,6 +243,7 @@ impl Service {
             site: None,
             started: Timestamp::now().as_second(),
             confinement: Confinement::fitting(),
+            work: None,
         }
     }
 
@@ -247,6 +257,12 @@ impl Service {
     #[must_use]
     pub fn with_site(self, folder: PathBuf) -> Self {
         Self { site: Some(folder), ..self }
+    }
+
+    /// The same, with code of rolls at work in a folder that nobody else tidies up.
+    #[must_use]
+    pub fn with_work(self, folder: PathBuf) -> Self {
+        Self { work: Some(folder), ..self }
     }
 
     /// Where the administrator's own nodes are, if there are any.
@@ -313,7 +329,7 @@ impl Service {
     }
 
     async fn attributes_and_root_of(&self, host: &Host) -> Result<(Attributes, String), StoreError> {
-        let (appliances, settings) = (self.store.appliances().await?, self.store.attributes().await?);
+        let (appliances, settings) = (self.store.appliances().await?, self.store.attributes_for(host, false).await?);
         let appliance = appliances.iter().find(|a| a.name == host.appliance);
         let appliance =
             appliance.ok_or_else(|| StoreError::Missing { kind: "appliance", name: host.appliance.to_string() })?;
@@ -394,7 +410,8 @@ impl Service {
         {
             return Ok(Some(runner.clone()));
         }
-        let policy = Policy { trusted: Some(basis.trusted.clone()), confinement: self.confinement.clone() };
+        let (trusted, confinement) = (Some(basis.trusted.clone()), self.confinement.clone());
+        let policy = Policy { trusted, confinement, work: self.work.clone() };
         let runner = Arc::new(Runner::new(rolls, policy).map_err(|error| error.to_string())?);
         *kept = Some((basis.clone(), runner.clone()));
         Ok(Some(runner))
@@ -402,5 +419,19 @@ impl Service {
 
     fn keep(&self, report: &SyncReport) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = report.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_has_one_turn_at_a_time() {
+        let slot = Slot::new();
+        let first = slot.turn(Duration::ZERO).await;
+        assert!(first.is_some() && slot.turn(Duration::ZERO).await.is_none());
+        drop(first);
+        assert!(slot.turn(Duration::ZERO).await.is_some());
     }
 }

@@ -91,6 +91,9 @@ impl Service {
         };
         let basis = self.basis(&set).await?;
         let runner = self.runner(&set, &basis);
+        if let Ok(Some(runner)) = &runner {
+            runner.forget_failures();
+        }
         let url = self.frontend_url.clone();
         let inputs = Arc::new(Inputs { rolls: set.digest, settings, appliances });
         let hosts = Arc::new(hosts);
@@ -202,9 +205,12 @@ fn checked(
 mod tests {
     use std::path::Path;
 
+    use rocks_common::wire::Facts;
+
     use super::*;
     use crate::ca::Authority;
-    use crate::store::{Appliance, Host, Roll, Store};
+    use crate::rollout::strategy::Strategy;
+    use crate::store::{Appliance, Host, NewCertificate, Owner, Proof, Roll, Store};
 
     fn host(name: &str) -> Host {
         Host {
@@ -220,16 +226,56 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_asks_before_its_host_is_known_is_answered_when_it_is() {
+    /// A service without hosts, and its store, with an appliance and the rolls that it needs.
+    async fn service() -> (Service, Store) {
         let (folder, store) = (tempfile::tempdir().expect("a folder"), Store::temporary().await.expect("a store"));
         let authority = Arc::new(Authority::create(folder.path()).expect("an authority"));
         let service = Service::new(store.clone(), authority, "https://[::1]:1".to_owned());
-        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs/base");
-        let (name, path) = ("base".parse().expect("a name"), base.display().to_string());
-        store.add_roll(&Roll { name, path, enabled: true, trusted: false }).await.expect("added");
+        for roll in ["base", "vim"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs").join(roll).display().to_string();
+            let name = roll.parse().expect("a name");
+            store.add_roll(&Roll { name, path, enabled: true, trusted: false }).await.expect("added");
+        }
         let (name, node, membership) = ("lite".parse().expect("a name"), "lite".to_owned(), "Lite".to_owned());
         store.add_appliance(&Appliance { name, node, membership }).await.expect("added");
+        (service, store)
+    }
+
+    #[tokio::test]
+    async fn a_rollout_that_begins_with_its_strategy_can_be_taken_back() {
+        let (service, store) = service().await;
+        let (now, facts) = (jiff::Timestamp::now().as_second(), Facts::default());
+        let hosts = ["lite-0-0", "lite-0-1"].map(host);
+        for Host { name, .. } in &hosts {
+            store.add_host(&host(name.as_str())).await.expect("added");
+            let token = Digest::of(name.as_str().as_bytes());
+            store.add_token(name, &token, now + 100, now).await.expect("added");
+            let new = NewCertificate { serial: name.as_str(), host: name, not_after: now + 100, facts: &facts };
+            store.add_certificate(&new, Proof::Token(&token, &token), now).await.expect("noted");
+        }
+        service.sync(true).await.expect("synchronised");
+        let served =
+            || hosts.each_ref().map(|host| service.slot(&host.name).served().expect("there is one").body.digest);
+        let before = served();
+        let lite = "lite".parse().expect("a name");
+        let strategy = Strategy { waves: "1".parse().expect("waves"), ..Strategy::default() };
+        store.set_strategy(Some(&lite), &strategy).await.expect("set");
+        let (name, value) = ("vim".parse().expect("a name"), "yes".to_owned());
+        let setting = Setting { owner: Owner::Appliance(lite), name, value, secret: false };
+        store.set_attribute(&setting).await.expect("set");
+        let report = service.sync(false).await.expect("synchronised");
+        assert_eq!((report.problems, report.held, report.changed), (None, 1, vec!["lite-0-0".to_owned()]));
+        assert_ne!(served()[0], before[0]);
+
+        service.back(&"lite-1".parse().expect("a name")).await.expect("it goes back");
+        assert_eq!(served(), before);
+        let rollout = store.rollout(&"lite-1".parse().expect("a name")).await.expect("there");
+        assert_eq!((rollout.header().counts.returned, rollout.header().counts.held), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn who_asks_before_its_host_is_known_is_answered_when_it_is() {
+        let (service, store) = service().await;
         let (early, late) = (host("lite-0-0"), host("lite-0-1"));
         store.add_host(&early).await.expect("added");
 

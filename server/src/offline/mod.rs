@@ -114,7 +114,7 @@ impl Host {
             EvalMode::No => Eval::No,
             EvalMode::Stub => Eval::Stub,
             EvalMode::Run => {
-                runner = Runner::new(&rolls, Policy { trusted: None, confinement: Confinement::fitting() })
+                runner = Runner::new(&rolls, Policy { confinement: Confinement::fitting(), ..Policy::default() })
                     .map_err(|error| fail("eval-failed", format!("cannot prepare to run code: {error}")))?;
                 Eval::Run(&runner)
             }

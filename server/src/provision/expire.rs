@@ -13,7 +13,7 @@ use rocks_provision::ids::InstanceId;
 use rocks_provision::record::{Record, Status};
 
 use super::{ProvisionError, Provisions};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Instances that are asked about in one call.
 const AT_ONCE: usize = 100;
@@ -36,6 +36,33 @@ fn take_gone(record: &mut Record, gone: &BTreeSet<InstanceId>) -> Vec<HostName> 
     hosts
 }
 
+/// Removes the hosts of provisions that are done whose instances are among `gone`, and gives these. Whoever calls sees to it that no provision
+/// is changed meanwhile.
+async fn end(store: &Store, gone: &BTreeSet<InstanceId>) -> Result<Vec<HostName>, StoreError> {
+    let mut expired = Vec::new();
+    let all = store.provisions().await?;
+    for mut record in all.iter().filter(|record| record.status == Status::Done).cloned() {
+        let ended: Vec<InstanceId> = record.found.instances.values().map(|one| one.id.clone()).collect();
+        let hosts = take_gone(&mut record, gone);
+        if hosts.is_empty() {
+            continue;
+        }
+        // A host that was removed by hand may be another provision's by now.
+        let others = taken(&all, &record);
+        for host in hosts.into_iter().filter(|host| !others.contains(host)) {
+            if store.expire_host(&host).await? {
+                tracing::info!(%host, provision = %record.id, "its instance was terminated: it is a host no more");
+                expired.push(host);
+            }
+        }
+        store.keep_provision(&record).await?;
+        for id in ended.iter().filter(|id| gone.contains(id)) {
+            store.end_instance(id, Timestamp::now().as_second()).await?;
+        }
+    }
+    Ok(expired)
+}
+
 impl Provisions {
     /// Looks at the instances of provisions that are done, and removes the hosts of those that are terminated. Gives these.
     ///
@@ -55,29 +82,7 @@ impl Provisions {
             return Ok(Vec::new());
         }
         let _turn = self.changing.lock().await;
-        let mut expired = Vec::new();
-        let all = self.store.provisions().await?;
-        for mut record in all.iter().filter(|record| record.status == Status::Done).cloned() {
-            let ended: Vec<InstanceId> = record.found.instances.values().map(|one| one.id.clone()).collect();
-            let hosts = take_gone(&mut record, &gone);
-            // A host that was removed by hand may be another provision's by now.
-            let others = taken(&all, &record);
-            for host in hosts.iter().filter(|host| !others.contains(host)) {
-                match self.store.remove_hosts(std::slice::from_ref(host)).await {
-                    Ok(()) | Err(StoreError::Missing { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                tracing::info!(%host, provision = %record.id, "its instance was terminated: it is a host no more");
-            }
-            if !hosts.is_empty() {
-                self.store.keep_provision(&record).await?;
-                for id in ended.iter().filter(|id| gone.contains(id)) {
-                    self.store.end_instance(id, Timestamp::now().as_second()).await?;
-                }
-                expired.extend(hosts);
-            }
-        }
-        Ok(expired)
+        Ok(end(&self.store, &gone).await?)
     }
 
     /// Which of these instances are terminated. Where they cannot be looked at it is none, with a word: instances elsewhere are not looked at less
@@ -117,13 +122,11 @@ impl Provisions {
             let ids: Vec<InstanceId> = hosts.keys().cloned().collect();
             let gone = self.terminated(&region, &ids).await?;
             for (id, host) in hosts.into_iter().filter(|(id, _)| gone.contains(id)) {
-                match self.store.remove_hosts(std::slice::from_ref(&host)).await {
-                    Ok(()) | Err(StoreError::Missing { .. }) => {}
-                    Err(error) => return Err(error.into()),
+                if self.store.expire_host(&host).await? {
+                    tracing::info!(%host, "its instance was terminated: it is a host no more");
+                    expired.push(host);
                 }
                 self.store.end_instance(&id, Timestamp::now().as_second()).await?;
-                tracing::info!(%host, "its instance was terminated: it is a host no more");
-                expired.push(host);
             }
         }
         Ok(expired)
@@ -145,9 +148,11 @@ impl Provisions {
 
 #[cfg(test)]
 mod tests {
+    use rocks_common::ids::Digest;
     use rocks_provision::record::Launched;
 
     use super::*;
+    use crate::store::{Appliance, Host};
 
     #[test]
     fn what_is_terminated_is_taken_out_and_nothing_else() {
@@ -162,6 +167,55 @@ mod tests {
         assert_eq!(gone.iter().map(HostName::as_str).collect::<Vec<_>>(), ["lite-0-1"]);
         assert_eq!((record.order.hosts.len(), record.found.instances.len()), (3, 3));
         assert!(take_gone(&mut record, &BTreeSet::from([id(1)])).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_took_the_place_of_another_by_hand_stays_a_host_when_that_is_terminated() {
+        let store = Store::temporary().await.expect("a store");
+        let order = crate::provision::forecast::tests::order(rocks_provision::order::Method::Udt);
+        let appliance = order.appliance.clone();
+        let (node, membership) = (appliance.to_string(), appliance.to_string());
+        store.add_appliance(&Appliance { name: appliance.clone(), node, membership }).await.expect("added");
+        let mut record = Record::new("lite-1".parse().unwrap(), "site".to_owned(), order, Timestamp::UNIX_EPOCH);
+        record.status = Status::Done;
+        let hosts = record.order.hosts.clone();
+        for (n, name) in hosts.iter().enumerate() {
+            let launched = Launched::new(format!("i-0000000000000000{n}").parse().unwrap());
+            record.found.instances.insert(name.clone(), launched);
+            let host = Host { name: name.clone(), appliance: appliance.clone(), ..host() };
+            store.add_host(&host).await.expect("added");
+            // As the provision gives it.
+            store.add_token(name, &Digest::of(name.as_str().as_bytes()), 1000, 1).await.expect("added");
+        }
+        store.begin_provision(&record).await.expect("kept");
+        // The first got another machine; the second was removed and added again, and got another, too.
+        store.add_token_by_hand(&hosts[0], &Digest::of(b"0"), 1000, 2).await.expect("added");
+        store.remove_hosts(&hosts[1..2]).await.expect("removed");
+        store.add_host(&Host { name: hosts[1].clone(), appliance, ..host() }).await.expect("added");
+        store.add_token_by_hand(&hosts[1], &Digest::of(b"1"), 1000, 2).await.expect("added");
+
+        let gone = record.found.instances.values().map(|one| one.id.clone()).collect();
+        assert_eq!(end(&store, &gone).await.expect("ended"), hosts[2..]);
+        let there: Vec<HostName> = store.hosts().await.expect("read").into_iter().map(|host| host.name).collect();
+        assert_eq!(there, hosts[..2]);
+        // They are the provision's no more, and do not go with it either.
+        let record = store.provision(&record.id).await.expect("there");
+        assert!(record.order.hosts.is_empty() && record.found.instances.is_empty());
+        assert!(!store.expire_host(&hosts[0]).await.expect("asked"));
+    }
+
+    fn host() -> Host {
+        Host {
+            name: "a".parse().unwrap(),
+            appliance: "a".parse().unwrap(),
+            arch: "x86_64".to_owned(),
+            os: "linux".to_owned(),
+            rack: 0,
+            rank: 0,
+            facts: None,
+            enrolled: None,
+            last: None,
+        }
     }
 
     #[test]

@@ -490,7 +490,9 @@ impl Site for Frontend {
         // A host that was removed by hand may be another provision's by now.
         let all = self.store.provisions().await.map_err(stored)?;
         let taken = taken(&all, record);
-        let hosts: Vec<HostName> = record.order.hosts.iter().filter(|host| !taken.contains(host)).cloned().collect();
-        self.remove(&hosts).await
+        for host in record.order.hosts.iter().filter(|host| !taken.contains(host)) {
+            self.store.expire_host(host).await.map_err(stored)?;
+        }
+        Ok(())
     }
 }

@@ -102,7 +102,7 @@ fn an_open_rollout_holds_until_something_else_changes() {
 fn who_went_back_stays_until_something_changes() {
     let names = names();
     let mut open = rollout(&names);
-    open.on(Event::Back, Timestamp::UNIX_EPOCH).expect("it goes back");
+    open.on(Event::Back(HashSet::new()), Timestamp::UNIX_EPOCH).expect("it goes back");
     let same = decide(&cases(&names, b"BBB", b"AAA"), Some(&open), true);
     assert_eq!((same.supersedes, kept(&same)), (false, vec![0, 1, 2]));
     let mended = decide(&cases(&names, b"CCC", b"AAA"), Some(&open), true);

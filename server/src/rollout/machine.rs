@@ -1,7 +1,7 @@
 //! A rollout as a state machine: an event and the time change its state, and say which hosts are to be given what. It has no clock, no store
 //! and no network; `docs/rollout.md` draws it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use rocks_common::ids::{ApplianceName, Digest, HostName, RolloutName};
@@ -31,7 +31,7 @@ pub enum Status {
     },
     /// All hosts have the new kickstart, and no more failed than may.
     Done,
-    /// All hosts have their former kickstart again.
+    /// All hosts have their former kickstart again, as far as it is kept.
     Backed,
     /// A later change took its place.
     Superseded {
@@ -241,8 +241,8 @@ pub enum Event {
     Pause,
     /// The administrator lets it go on, in spite of the hosts that failed so far.
     Resume,
-    /// The administrator gives all hosts what they had.
-    Back,
+    /// The administrator gives all hosts what they had, but for those that had one of these kickstarts: they are not kept any more.
+    Back(HashSet<Digest>),
     /// A later change takes its place.
     Supersede(Option<RolloutName>),
     /// A host is no host of the appliance any more.
@@ -402,7 +402,7 @@ impl Rollout {
                 self.header.status = Status::Running;
                 self.settle(now);
             }
-            Event::Back if status.is_open() || *status == Status::Done => self.back(now, &mut moves),
+            Event::Back(lost) if status.is_open() || *status == Status::Done => self.back(&lost, now, &mut moves),
             Event::Supersede(by) if !matches!(status, Status::Superseded { .. }) => {
                 self.header.status = Status::Superseded { by };
                 self.header.ended = self.header.ended.or(Some(now));
@@ -413,7 +413,7 @@ impl Rollout {
                     self.settle(now);
                 }
             }
-            Event::Pause | Event::Resume | Event::Back | Event::Supersede(_) => {
+            Event::Pause | Event::Resume | Event::Back(_) | Event::Supersede(_) => {
                 return Err(NotNow { name: self.header.name.clone(), status: status.word() });
             }
         }
@@ -497,12 +497,19 @@ impl Rollout {
         self.header.well_since = None;
     }
 
-    fn back(&mut self, now: Timestamp, moves: &mut Moves) {
+    fn back(&mut self, lost: &HashSet<Digest>, now: Timestamp, moves: &mut Moves) {
         for at in 0..self.members.len() {
-            if self.members[at].state.has_target() {
-                self.set(at, HostState::Returned, now, None, moves);
-                moves.returned.push(at);
+            let member = &mut self.members[at];
+            if !member.state.has_target() {
+                continue;
             }
+            if lost.contains(&member.former) {
+                member.reason = Some("what it had before is not kept".to_owned());
+                moves.touched.push(at);
+                continue;
+            }
+            self.set(at, HostState::Returned, now, None, moves);
+            moves.returned.push(at);
         }
         self.header.status = Status::Backed;
         self.header.ended = Some(now);

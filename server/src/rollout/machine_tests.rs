@@ -124,10 +124,17 @@ fn a_canary_that_fails_stops_it_and_the_administrator_goes_on_or_back() {
     report(&mut on, 0, Outcome::Incomplete, 34);
     assert!(matches!(on.header().status, Status::Stopped { .. }), "it is excused once");
 
-    let moves = rollout.on(Event::Back, at(20)).expect("it goes back");
+    // What nobody can be given stays as it is.
+    let mut lost = rollout.clone();
+    let moves = lost.on(Event::Back(HashSet::from([old()])), at(20)).expect("it goes back");
+    assert_eq!((moves.returned, moves.touched, states(&lost)), (vec![], vec![0], states(&rollout)));
+    assert_eq!((&lost.header().status, lost.keeps(&host(0)), lost.keeps(&host(1))), (&Status::Backed, false, true));
+    assert!(lost.members()[0].reason.as_ref().is_some_and(|reason| reason.contains("not kept")));
+
+    let moves = rollout.on(Event::Back(HashSet::new()), at(20)).expect("it goes back");
     assert_eq!((moves.returned, states(&rollout)), (vec![0], vec![Returned, Held, Held]));
     assert!(rollout.keeps(&host(0)) && rollout.keeps(&host(1)));
-    assert!(rollout.on(Event::Resume, at(21)).is_err() && rollout.on(Event::Back, at(21)).is_err());
+    assert!(rollout.on(Event::Resume, at(21)).is_err() && rollout.on(Event::Back(HashSet::new()), at(21)).is_err());
     rollout.on(Event::Supersede(None), at(22)).expect("overtaken");
     assert!(!rollout.keeps(&host(0)) && rollout.header().ended == Some(at(20)));
 }
@@ -304,7 +311,7 @@ proptest! {
                 }
                 Act::Pause => Event::Pause,
                 Act::Resume => Event::Resume,
-                Act::Back => Event::Back,
+                Act::Back => Event::Back(HashSet::new()),
                 Act::Gone(who) => Event::Gone(host(who)),
             };
             let refused = rollout.on(event, at(now)).is_err();

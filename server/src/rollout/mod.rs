@@ -59,6 +59,12 @@ impl Change {
         Self { rollout: rollout.clone(), touched: Touched::Some(BTreeSet::new()) }
     }
 
+    /// Whether there are hosts to be written.
+    #[must_use]
+    pub fn has_touched(&self) -> bool {
+        !matches!(&self.touched, Touched::Some(some) if some.is_empty())
+    }
+
     /// Takes note that hosts are in another state.
     pub fn touch(&mut self, places: &[usize]) {
         if let Touched::Some(some) = &mut self.touched {

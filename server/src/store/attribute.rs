@@ -4,6 +4,7 @@ use rocks_common::attr::{Attributes, Scope};
 use rocks_common::ids::{ApplianceName, AttrName, HostName};
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 
 use super::{Appliance, Host, Store, StoreError, name};
 
@@ -116,14 +117,26 @@ impl Store {
     /// The database's.
     pub async fn attributes(&self) -> Result<Vec<Setting>, StoreError> {
         let sql = "select scope, owner, name, value, secret from attribute order by scope, owner, name";
-        let rows = sqlx::query(sql).fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let owner = Owner::of(row.get(0), row.get(1))?;
-                Ok(Setting { owner, name: name(row.get(2))?, value: row.get(3), secret: row.get(4) })
-            })
-            .collect()
+        sqlx::query(sql).fetch_all(&self.pool).await?.iter().map(setting).collect()
     }
+
+    /// Those that hold for `host`, as they were set; all, or the secret ones alone. What is set for others costs nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn attributes_for(&self, host: &Host, only_secret: bool) -> Result<Vec<Setting>, StoreError> {
+        let sql = "select scope, owner, name, value, secret from attribute
+                   where ((scope = 'global' and owner = '') or (scope = 'os' and owner = ?)
+                   or (scope = 'appliance' and owner = ?) or (scope = 'host' and owner = ?)) and secret >= ?
+                   order by scope, owner, name";
+        let query = sqlx::query(sql).bind(&host.os).bind(host.appliance.as_str()).bind(host.name.as_str());
+        query.bind(i64::from(only_secret)).fetch_all(&self.pool).await?.iter().map(setting).collect()
+    }
+}
+
+fn setting(row: &SqliteRow) -> Result<Setting, StoreError> {
+    let owner = Owner::of(row.get(0), row.get(1))?;
+    Ok(Setting { owner, name: name(row.get(2))?, value: row.get(3), secret: row.get(4) })
 }
 
 /// The attributes of `host` among all that were set, with the intrinsic ones.

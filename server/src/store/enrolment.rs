@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
+use super::identity::take_place;
 use super::{NewCertificate, Store, StoreError, name, some, unique};
 use crate::identity::{Document, LONGEST_AGE, Rule};
 
@@ -157,13 +158,13 @@ impl Store {
         }
         certificate.note(&mut work, now).await?;
         work.commit().await?;
-        if is_new {
-            self.changed();
-        }
+        // Also when it is there already: whoever added it may have been broken off before it was told.
+        self.changed();
         Ok(())
     }
 
-    /// Takes note of the certificate of an instance that a provision launched to be a host that there is. An instance enrols once here, too.
+    /// Takes note of the certificate of an instance that a provision launched to be a host that there is. An instance enrols once here, too; whoever was
+    /// the host before is it no more.
     ///
     /// # Errors
     /// A conflict if the instance has enrolled before, with another key; or there is no such host. The certificate must not be given then.
@@ -176,9 +177,13 @@ impl Store {
         let mut work = self.pool.begin().await?;
         // Its provision sees to the end of its host, so that none is named here, and says when the instance has ended: one that was stopped
         // and is started again has a new document.
-        new.note(&mut work, None, now).await?;
+        let is_new = new.note(&mut work, None, now).await?;
+        let has_revoked = is_new && take_place(&mut work, certificate.host, None).await?;
         certificate.note(&mut work, now).await?;
         work.commit().await?;
+        if has_revoked {
+            self.changed();
+        }
         Ok(())
     }
 
@@ -203,7 +208,8 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn end_instance(&self, instance: &InstanceId, now: i64) -> Result<(), StoreError> {
-        let query = sqlx::query("update enrolled set ended = ? where instance = ?").bind(now).bind(instance.as_str());
+        let sql = "update enrolled set ended = ?, host = null where instance = ?";
+        let query = sqlx::query(sql).bind(now).bind(instance.as_str());
         query.execute(&self.pool).await?;
         let old = now - 2 * i64::from(LONGEST_AGE);
         sqlx::query("delete from enrolled where ended < ?").bind(old).execute(&self.pool).await?;

@@ -3,8 +3,8 @@
 use rocks_common::ids::{ApplianceName, Digest, HostName};
 use rocks_common::wire::{Facts, Outcome};
 use serde::{Deserialize, Serialize};
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::{Store, StoreError, name, some, unique};
 
@@ -181,17 +181,40 @@ impl Store {
         for host in hosts {
             let done = sqlx::query("delete from host where name = ?").bind(host.as_str()).execute(&mut *work).await?;
             some(done.rows_affected(), "host", host.as_str())?;
-            for sql in [
-                "update certificate set revoked = 1 where host = ?",
-                "delete from attribute where scope = 'host' and owner = ?",
-            ] {
-                sqlx::query(sql).bind(host.as_str()).execute(&mut *work).await?;
-            }
+            forget(&mut work, host).await?;
         }
         work.commit().await?;
         self.changed();
         Ok(())
     }
+
+    /// Removes a host whose instance has ended, unless the administrator was given a join document for it: then it may be another machine by now.
+    /// Says whether there was one to remove.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn expire_host(&self, host: &HostName) -> Result<bool, StoreError> {
+        let mut work = self.pool.begin().await?;
+        let done = sqlx::query("delete from host where name = ? and by_hand is null").bind(host.as_str());
+        if done.execute(&mut *work).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        forget(&mut work, host).await?;
+        work.commit().await?;
+        self.changed();
+        Ok(true)
+    }
+}
+
+/// Does away with what belongs to a host that is removed.
+async fn forget(work: &mut SqliteConnection, host: &HostName) -> Result<(), StoreError> {
+    for sql in [
+        "update certificate set revoked = 1 where host = ?",
+        "delete from attribute where scope = 'host' and owner = ?",
+    ] {
+        sqlx::query(sql).bind(host.as_str()).execute(&mut *work).await?;
+    }
+    Ok(())
 }
 
 fn host_of(row: &SqliteRow) -> Result<Host, StoreError> {

@@ -19,6 +19,15 @@ pub struct NewCertificate<'c> {
     pub facts: &'c Facts,
 }
 
+/// Why a certificate is given.
+#[derive(Debug, Clone, Copy)]
+pub enum Proof<'p> {
+    /// A join token, and the key (its digest) that the certificate is for.
+    Token(&'p Digest, &'p Digest),
+    /// The certificate that it takes the place of, by its serial number.
+    Former(&'p str),
+}
+
 impl NewCertificate<'_> {
     /// Takes note of it in a change that is under way.
     pub(super) async fn note(&self, work: &mut SqliteConnection, now: i64) -> Result<(), StoreError> {
@@ -35,6 +44,33 @@ impl NewCertificate<'_> {
     }
 }
 
+/// Lets another machine take a host's place: the certificates of the one before are revoked, and the tokens that it has
+/// taken give it no others. Says whether it had any. `token`: the one that is taken now, if it is by one.
+pub(super) async fn take_place(
+    work: &mut SqliteConnection,
+    host: &HostName,
+    token: Option<&str>,
+) -> Result<bool, StoreError> {
+    // No key has this digest. The token stays, so that it is not made again.
+    let sql = "update token set key = '' where host = ? and hash <> ? and key is not null";
+    sqlx::query(sql).bind(host.as_str()).bind(token.unwrap_or_default()).execute(&mut *work).await?;
+    let sql = "update certificate set revoked = 1 where host = ? and revoked = 0";
+    Ok(sqlx::query(sql).bind(host.as_str()).execute(&mut *work).await?.rows_affected() > 0)
+}
+
+async fn note_token(
+    work: &mut SqliteConnection,
+    host: &HostName,
+    hash: &Digest,
+    expires: i64,
+    now: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("delete from token where expires < ?").bind(now).execute(&mut *work).await?;
+    let sql = "insert into token (hash, host, expires) values (?, ?, ?)";
+    sqlx::query(sql).bind(hash.to_string()).bind(host.as_str()).bind(expires).execute(&mut *work).await?;
+    Ok(())
+}
+
 impl Store {
     /// Keeps the hash of a join token.
     ///
@@ -42,11 +78,26 @@ impl Store {
     /// The database's.
     pub async fn add_token(&self, host: &HostName, hash: &Digest, expires: i64, now: i64) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
-        sqlx::query("delete from token where expires < ?").bind(now).execute(&mut *work).await?;
-        let sql = "insert into token (hash, host, expires) values (?, ?, ?)";
-        sqlx::query(sql).bind(hash.to_string()).bind(host.as_str()).bind(expires).execute(&mut *work).await?;
-        work.commit().await?;
-        Ok(())
+        note_token(&mut work, host, hash, expires, now).await?;
+        Ok(work.commit().await?)
+    }
+
+    /// Does so for one that the administrator asked for: from here on the host is not that of the instance which was launched to be it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn add_token_by_hand(
+        &self,
+        host: &HostName,
+        hash: &Digest,
+        expires: i64,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let mut work = self.pool.begin().await?;
+        let query = sqlx::query("update host set by_hand = ? where name = ?").bind(now).bind(host.as_str());
+        query.execute(&mut *work).await?;
+        note_token(&mut work, host, hash, expires, now).await?;
+        Ok(work.commit().await?)
     }
 
     /// The host of a join token that has not ended, whether it was taken or not: with which key it may be taken again
@@ -60,28 +111,47 @@ impl Store {
         row.map(|row| name(row.get(0))).transpose()
     }
 
-    /// Takes note of a certificate, and of what the agent told of the machine. With a join token, that is taken by the
-    /// key (its digest) that the certificate is for; whoever has that key and did not hear the answer may take it again
-    /// until it ends. One that is wrong, taken with another key or expired is missing.
+    /// Takes note of a certificate, and of what the agent told of the machine. A join token is taken by the key that the
+    /// certificate is for, and whoever was the host before is it no more; whoever has that key and did not hear the answer
+    /// may take it again until it ends. One that is wrong, taken with another key or expired is missing, and so is a former
+    /// certificate that was revoked: its host may have been removed, and be there again as another machine.
     ///
     /// # Errors
-    /// There is no such token, or no such host any more: then nothing was noted, and the certificate must not be given.
+    /// There is no such token or former certificate, or no such host any more: then nothing was noted, and the certificate
+    /// must not be given.
     pub async fn add_certificate(
         &self,
         new: &NewCertificate<'_>,
-        token: Option<(&Digest, &Digest)>,
+        proof: Proof<'_>,
         now: i64,
     ) -> Result<(), StoreError> {
         let mut work = self.pool.begin().await?;
-        if let Some((token, key)) = token {
-            let key = key.to_string();
-            let sql = "update token set key = ? where hash = ? and host = ? and expires >= ? and coalesce(key, ?) = ?";
-            let query = sqlx::query(sql).bind(&key).bind(token.to_string()).bind(new.host.as_str()).bind(now);
-            let done = query.bind(&key).bind(&key).execute(&mut *work).await?;
-            some(done.rows_affected(), "token", "")?;
+        let mut has_revoked = false;
+        // Each is written first: from here on nobody else takes the token or revokes the certificate.
+        match proof {
+            Proof::Token(token, key) => {
+                let (token, key, host) = (token.to_string(), key.to_string(), new.host.as_str());
+                let sql = "update token set key = ? where hash = ? and host = ? and expires >= ? and key is null";
+                let query = sqlx::query(sql).bind(&key).bind(&token).bind(host).bind(now);
+                if query.execute(&mut *work).await?.rows_affected() > 0 {
+                    has_revoked = take_place(&mut work, new.host, Some(&token)).await?;
+                } else {
+                    let sql = "select 1 from token where hash = ? and host = ? and expires >= ? and key = ?";
+                    let query = sqlx::query(sql).bind(&token).bind(host).bind(now).bind(&key);
+                    some(query.fetch_all(&mut *work).await?.len() as u64, "token", "")?;
+                }
+            }
+            Proof::Former(serial) => {
+                let sql = "update certificate set revoked = 0 where serial = ? and host = ? and revoked = 0";
+                let query = sqlx::query(sql).bind(serial).bind(new.host.as_str());
+                some(query.execute(&mut *work).await?.rows_affected(), "certificate", serial)?;
+            }
         }
         new.note(&mut work, now).await?;
         work.commit().await?;
+        if has_revoked {
+            self.changed();
+        }
         Ok(())
     }
 

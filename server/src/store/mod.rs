@@ -26,7 +26,7 @@ pub use attribute::{MASK, Owner, Setting, attributes_of};
 pub use delivery::{Delivery, Given};
 pub use enrolment::{Enrolled, NewInstance};
 pub use host::{Appliance, Host, LastReport};
-pub use identity::NewCertificate;
+pub use identity::{NewCertificate, Proof};
 pub use roll::{Roll, Upstream, Versions};
 pub use rollout::Strategies;
 

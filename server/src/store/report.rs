@@ -18,9 +18,8 @@ impl Store {
     /// There is no such host.
     pub async fn add_report(&self, host: &HostName, report: &Report, now: i64) -> Result<(), StoreError> {
         let of = self.host(host).await?;
-        let all = self.attributes().await?;
-        let secrets = all.iter().filter(|s| s.secret && s.scope_for(&of).is_some());
-        let report = masked(report, secrets.map(|s| s.value.as_str()));
+        let secrets = self.attributes_for(&of, true).await?;
+        let report = masked(report, secrets.iter().map(|s| s.value.as_str()));
         let invalid = |error: serde_json::Error| StoreError::Invalid(error.to_string());
         let body = serde_json::to_string(&report).map_err(invalid)?;
         let outcome = serde_json::to_value(report.outcome).map_err(invalid)?;

@@ -69,6 +69,36 @@ async fn the_more_specific_attribute_wins() {
 }
 
 #[tokio::test]
+async fn of_the_attributes_those_of_a_host_are_read_alone() {
+    let store = Store::temporary().await.expect("a store");
+    for name in ["lite", "other"] {
+        store.add_appliance(&appliance(name)).await.expect("added");
+    }
+    for (name, appliance) in [("a", "lite"), ("b", "lite")] {
+        store.add_host(&host(name, appliance)).await.expect("added");
+    }
+    let owners = [
+        (Owner::Appliance("lite".parse().expect("name")), true),
+        (Owner::Global, false),
+        (Owner::Host("a".parse().expect("name")), true),
+        (Owner::Os("linux".into()), false),
+        (Owner::Appliance("other".parse().expect("name")), true),
+        (Owner::Host("b".parse().expect("name")), true),
+        (Owner::Os("sunos".into()), false),
+    ];
+    for (owner, secret) in &owners {
+        store.set_attribute(&Setting { secret: *secret, ..setting(owner.clone(), "x") }).await.expect("set");
+    }
+    let of = async |only_secret| -> Vec<Owner> {
+        let found = store.attributes_for(&host("a", "lite"), only_secret).await.expect("read");
+        found.into_iter().map(|setting| setting.owner).collect()
+    };
+    let own: Vec<Owner> = owners[..4].iter().map(|(owner, _)| owner.clone()).collect();
+    assert_eq!(of(false).await, own);
+    assert_eq!(of(true).await, [own[0].clone(), own[2].clone()]);
+}
+
+#[tokio::test]
 async fn a_token_is_taken_once_and_in_time() {
     let store = Store::temporary().await.expect("a store");
     store.add_appliance(&appliance("lite")).await.expect("added");
@@ -81,7 +111,7 @@ async fn a_token_is_taken_once_and_in_time() {
     let new = |number: usize| NewCertificate { serial: &serials[number], host: &a, not_after: 1000, facts: &facts };
     let taken: Vec<NewCertificate<'_>> = (0..8).map(new).collect();
     let keys: Vec<Digest> = serials.iter().map(|serial| Digest::of(serial.as_bytes())).collect();
-    let take = |number: usize| store.add_certificate(&taken[number], Some((&good, &keys[number])), 100);
+    let take = |number: usize| store.add_certificate(&taken[number], Proof::Token(&good, &keys[number]), 100);
     let tries = futures_util::future::join_all((0..8).map(take)).await;
     let winner = tries.iter().position(Result::is_ok).expect("one of them");
     assert_eq!(tries.iter().filter(|t| t.is_ok()).count(), 1);
@@ -90,20 +120,20 @@ async fn a_token_is_taken_once_and_in_time() {
     );
     // Who took it and did not hear the answer gets another certificate, as long as the token lasts; with another key
     // nobody does.
-    store.add_certificate(&new(8), Some((&good, &keys[winner])), 100).await.expect("the same key");
-    assert!(store.add_certificate(&new(9), Some((&good, &keys[9])), 100).await.is_err());
-    assert!(store.add_certificate(&new(9), Some((&good, &keys[winner])), 101).await.is_err());
+    store.add_certificate(&new(8), Proof::Token(&good, &keys[winner]), 100).await.expect("the same key");
+    assert!(store.add_certificate(&new(9), Proof::Token(&good, &keys[9]), 100).await.is_err());
+    assert!(store.add_certificate(&new(9), Proof::Token(&good, &keys[winner]), 101).await.is_err());
     assert_eq!(store.knows_token(&good, 100).await.expect("read"), Some(a.clone()));
     assert!(store.knows_token(&good, 101).await.expect("read").is_none());
     for wrong in [&old, &Digest::of(b"wrong")] {
         assert!(store.knows_token(wrong, 100).await.expect("read").is_none());
-        assert!(store.add_certificate(&new(9), Some((wrong, &keys[9])), 100).await.is_err());
+        assert!(store.add_certificate(&new(9), Proof::Token(wrong, &keys[9]), 100).await.is_err());
     }
     assert_eq!(store.knows_token(&old, 50).await.expect("read"), Some(a.clone()));
     // Those that have ended go with the next one that is made, and only then can the same be made again.
     assert!(store.add_token(&a, &good, 200, 100).await.is_err());
     store.add_token(&a, &good, 200, 101).await.expect("added");
-    store.add_certificate(&new(9), Some((&good, &keys[9])), 101).await.expect("it is a new one");
+    store.add_certificate(&new(9), Proof::Token(&good, &keys[9]), 101).await.expect("it is a new one");
 }
 
 #[tokio::test]
@@ -162,12 +192,54 @@ async fn hosts_are_removed_all_or_none_and_certificates_go_to_hosts_that_are_the
     let [a, b] = ["a", "b"].map(|name| name.parse().expect("name"));
     let facts = rocks_common::wire::Facts::default();
     let new = |serial, host| NewCertificate { serial, host, not_after: 100, facts: &facts };
-    store.add_certificate(&new("01", &a), None, 1).await.expect("noted");
-    assert!(matches!(store.add_certificate(&new("02", &b), None, 1).await, Err(StoreError::Missing { .. })));
+    let (token, key) = (Digest::of(b"token"), Digest::of(b"key"));
+    store.add_token(&a, &token, 100, 1).await.expect("added");
+    store.add_certificate(&new("01", &a), Proof::Token(&token, &key), 1).await.expect("noted");
+    let foreign = store.add_certificate(&new("02", &b), Proof::Former("01"), 1).await;
+    assert!(matches!(foreign, Err(StoreError::Missing { .. })));
     assert!(store.remove_hosts(&[a.clone(), b.clone()]).await.is_err());
     assert!(store.host(&a).await.is_ok() && store.revoked().await.expect("read").is_empty());
-    store.remove_hosts(&[a]).await.expect("removed");
-    assert_eq!(store.revoked().await.expect("read"), ["01"]);
+    store.add_certificate(&new("02", &a), Proof::Former("01"), 1).await.expect("renewed");
+    store.remove_hosts(std::slice::from_ref(&a)).await.expect("removed");
+    assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
+    // It is there again, and is another machine: the one before cannot renew itself into its place.
+    store.add_host(&host("a", "lite")).await.expect("added");
+    let renewed = store.add_certificate(&new("03", &a), Proof::Former("02"), 1).await;
+    assert!(matches!(renewed, Err(StoreError::Missing { kind: "certificate", .. })), "{renewed:?}");
+    assert!(store.add_certificate(&new("03", &a), Proof::Former("never"), 1).await.is_err());
+    assert!(store.host(&a).await.expect("there").enrolled.is_none());
+}
+
+#[tokio::test]
+async fn who_takes_a_new_token_takes_the_hosts_place() {
+    let store = Store::temporary().await.expect("a store");
+    store.add_appliance(&appliance("lite")).await.expect("added");
+    let facts = rocks_common::wire::Facts::default();
+    let [a, b] = ["a", "b"].map(|name| name.parse().expect("name"));
+    let new = |serial, host| NewCertificate { serial, host, not_after: 1000, facts: &facts };
+    let [old, young, other] = ["old", "young", "other"].map(|token| Digest::of(token.as_bytes()));
+    let [first, second] = ["first", "second"].map(|key| Digest::of(key.as_bytes()));
+    for (name, host, token) in [("a", &a, &old), ("b", &b, &other)] {
+        store.add_host(&self::host(name, "lite")).await.expect("added");
+        store.add_token(host, token, 100, 1).await.expect("added");
+    }
+    store.add_certificate(&new("b1", &b), Proof::Token(&other, &first), 1).await.expect("noted");
+    let changes = store.changes();
+    store.add_certificate(&new("01", &a), Proof::Token(&old, &first), 1).await.expect("noted");
+    store.add_certificate(&new("02", &a), Proof::Token(&old, &first), 1).await.expect("it did not hear the answer");
+    assert!(store.revoked().await.expect("read").is_empty() && !changes.has_changed().expect("open"));
+
+    store.add_token(&a, &young, 100, 1).await.expect("added");
+    store.add_certificate(&new("03", &a), Proof::Token(&young, &second), 1).await.expect("noted");
+    assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
+    assert!(changes.has_changed().expect("open"));
+    store.add_certificate(&new("04", &a), Proof::Token(&young, &second), 1).await.expect("it did not hear the answer");
+    store.add_certificate(&new("05", &a), Proof::Former("03"), 1).await.expect("renewed");
+    // The machine before is out, also by the token that it has taken, which is known all the same.
+    assert!(store.add_certificate(&new("06", &a), Proof::Former("02"), 1).await.is_err());
+    assert!(store.add_certificate(&new("06", &a), Proof::Token(&old, &first), 1).await.is_err());
+    assert_eq!(store.knows_token(&old, 1).await.expect("read"), Some(a));
+    assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
 }
 
 fn rule(name: &str, count: Option<u32>) -> crate::identity::Rule {
@@ -214,7 +286,9 @@ async fn an_instance_enrols_once_and_a_rule_has_no_more_hosts_than_it_may() {
     let both = futures_util::future::join(enrol("i-00000000000000001", 0), enrol("i-00000000000000001", 1)).await;
     assert!(both.0.is_ok() && matches!(both.1, Err(StoreError::Conflict(_))), "{both:?}");
     assert!(changes.has_changed().expect("open"));
+    let changes = store.changes();
     enrol("i-00000000000000001", 0).await.expect("it did not hear the answer");
+    assert!(changes.has_changed().expect("open"), "its kickstart may not be made yet");
     let made = store.host(&"i-00000000000000001".parse().expect("a name")).await.expect("a host");
     assert_eq!((made.appliance.as_str(), made.enrolled), ("lite", Some(100)));
     // A name that is taken, and a third where there may be two. Neither leaves anything.
@@ -270,6 +344,10 @@ async fn an_instance_that_a_provision_launched_enrols_once_as_the_host_that_it_i
     let both = both.await;
     assert!(both.0.is_ok() && matches!(both.1, Err(StoreError::Conflict(_))), "{both:?}");
     enrol("i-00000000000000001", "lite-0-0", 0).await.expect("it did not hear the answer");
+    assert!(store.revoked().await.expect("read").is_empty());
+    // Another that was launched in its place.
+    enrol("i-00000000000000002", "lite-0-0", 0).await.expect("it is the host now");
+    assert_eq!(store.revoked().await.expect("read").len(), 2);
     assert_eq!(store.host(&"lite-0-0".parse().expect("a name")).await.expect("a host").enrolled, Some(100));
     // The provision sees to the end of its hosts: they are none that a rule let in, and no rule lets the instance in either.
     assert!(store.enrolled().await.expect("read").is_empty());
