@@ -53,7 +53,7 @@ enum Record {
     },
     /// A report has told of what was interrupted.
     Told,
-    /// A kickstart was applied to its end.
+    /// A kickstart was applied to its end, or begins to be applied: what counts as applied from now on.
     Settled { applied: Box<Applied> },
 }
 
@@ -276,7 +276,7 @@ impl Journal {
         Ok(())
     }
 
-    /// A kickstart was applied to its end.
+    /// What counts as applied from now on: a kickstart was applied to its end, or begins to be applied.
     ///
     /// # Errors
     /// It could not be made durable.

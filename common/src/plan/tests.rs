@@ -79,6 +79,32 @@ fn a_section_runs_when_it_is_new_or_changed_and_not_because_it_moved() {
 }
 
 #[test]
+fn going_back_from_what_was_applied_in_part_applies_the_older_text_again() {
+    let policy = Policy::default();
+    let text = |n: u32| read(&format!("lang {n}\nservices --enabled=s{n}\n%post\ns{n}\n%end\n%post\nt{n}\n%end\n"));
+    let (old, new) = (text(1), text(2));
+    let mut applied = Applied::all_of(&old, &policy);
+    let first = plan(&new, &applied, &Inventory::default(), &policy);
+    assert!(first.steps.len() == 4 && first.steps[0].reason.contains("changed"), "{}", first.render());
+    applied.begin(&new);
+    // The language is being set when it is ended; or it is set, and so is one section.
+    let mut interrupted = applied.clone();
+    interrupted.begin(&old);
+    assert_eq!(plan(&old, &interrupted, &Inventory::default(), &policy).steps.len(), 4);
+    for step in [0, 2] {
+        applied.record(&first.steps[step], &[]);
+    }
+    // Going on does what is left, and that alone.
+    applied.begin(&new);
+    assert_eq!(
+        titles(&plan(&new, &applied, &Inventory::default(), &policy)),
+        [titles(&first)[1].clone(), titles(&first)[3].clone()]
+    );
+    applied.begin(&old);
+    assert_eq!(plan(&old, &applied, &Inventory::default(), &policy).steps.len(), 4);
+}
+
+#[test]
 fn what_only_an_installer_can_do_is_a_finding_and_excluded_nodes_are_left_out() {
     let policy = Policy::default();
     let old = read("part / --size=1\nlang a\n");
@@ -170,6 +196,11 @@ proptest! {
         for text in [&a, &b] {
             let kickstart = read(text);
             let first = plan(&kickstart, &applied, &there, &policy);
+            // What is forgotten at the beginning is nothing that counts for this text.
+            let mut begun = applied.clone();
+            begun.begin(&kickstart);
+            let steps = |plan: &Plan| plan.steps.iter().map(|step| step.action.clone()).collect::<Vec<_>>();
+            prop_assert_eq!(steps(&plan(&kickstart, &begun, &there, &policy)), steps(&first));
             prop_assert_eq!(&plan(&kickstart, &applied, &there, &policy), &first);
             let mut ids: Vec<_> = first.steps.iter().map(|s| &s.id).collect();
             ids.sort();
