@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rocks_common::diag::Severity;
 use rocks_common::ids::Digest;
 use rocks_common::wire::{Finding, Outcome, Report, StepState};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::converge::{self, Desired, Turn};
@@ -19,7 +19,8 @@ use crate::execute::MirrorIdentity;
 use crate::fetch::{Client, FetchError, Known};
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Journal, JournalError};
-use crate::patience::{Course, until_next};
+use crate::patience::{Course, may_ask, until_next};
+use crate::pause;
 use crate::process::{Processes, System};
 use crate::spool;
 use crate::status::Status;
@@ -310,8 +311,10 @@ impl Agent {
                 (None, None) => "converged; waiting for a change".to_owned(),
             };
             tell(&format!("STATUS={}", state.lines().next().unwrap_or_default()));
-            if let Some(pause) = pause {
-                self.pause(pause).await;
+            match pause {
+                Some(pause) if may_ask(turned.error.as_ref()) => self.pause(pause).await,
+                Some(pause) => sleep(pause).await,
+                None => {}
             }
         }
     }
@@ -338,17 +341,13 @@ impl Agent {
         // What was refused will be refused again: only something else is news.
         let refused = self.refused;
         let known = Known { digest: refused.or(self.known().digest), ..self.known() };
-        let until = Instant::now() + pause;
-        let seconds = u32::try_from(pause.as_secs()).unwrap_or(u32::MAX);
-        if seconds > 0 {
-            // A change ends the wait; whatever else comes of this request is seen by the next turn.
-            if let Ok(Ok(Some(fetched))) = timeout(pause, self.client.kickstart(&known, seconds)).await
-                && Some(fetched.digest) != refused
-            {
-                return;
-            }
-        }
-        tokio::time::sleep_until(until).await;
+        let client = &mut self.client;
+        // A change ends the wait; what it is is seen by the next turn.
+        let ask = async |seconds| {
+            let fetched = client.kickstart(&known, seconds).await?;
+            Ok(fetched.is_some_and(|fetched| Some(fetched.digest) != refused))
+        };
+        pause::listen(Instant::now() + pause, ask).await;
     }
 }
 

@@ -1,0 +1,72 @@
+//! Waiting with an ear open for news from the frontend.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::fetch::FetchError;
+use crate::patience::until_asked_again;
+
+/// A frontend that held a request for so long is well, however the request ended.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Waits until `until`, or until `ask` says that there is news. It is told how many seconds it may wait; when it comes back before them
+/// without news, because the connection or the frontend ended, it is asked again soon, and not at once.
+pub async fn listen(until: Instant, mut ask: impl AsyncFnMut(u32) -> Result<bool, FetchError>) {
+    let mut early = 0;
+    loop {
+        let asked = Instant::now();
+        let left = u32::try_from(until.saturating_duration_since(asked).as_secs()).unwrap_or(u32::MAX);
+        if left == 0 {
+            return sleep_until(until).await;
+        }
+        let error = match timeout_at(until, ask(left)).await {
+            Err(_) | Ok(Ok(true)) => return,
+            Ok(Ok(false)) => None,
+            Ok(Err(error)) => Some(error),
+        };
+        if asked.elapsed() >= LONG {
+            early = 0;
+        }
+        sleep_until(until.min(Instant::now() + until_asked_again(error.as_ref(), early))).await;
+        early += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken() -> FetchError {
+        FetchError::Network { frontend: String::new(), why: String::new() }
+    }
+
+    #[tokio::test]
+    async fn what_ends_early_is_asked_again_and_news_end_the_wait() {
+        let (began, mut asked) = (Instant::now(), Vec::new());
+        let answers = &mut [Err(broken()), Ok(true)].into_iter();
+        listen(began + Duration::from_secs(60), async |seconds| {
+            asked.push(seconds);
+            answers.next().expect("it is over")
+        })
+        .await;
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
+        // With what is left.
+        assert!(matches!(asked[..], [60 | 59, 56..=58]), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn without_news_it_is_over_when_it_is_time() {
+        let (until, mut asked) = (Instant::now() + Duration::from_millis(1500), 0);
+        listen(until, async |_| {
+            asked += 1;
+            Ok(false)
+        })
+        .await;
+        assert!(Instant::now() >= until && asked == 1, "{asked}");
+        let until = Instant::now() + Duration::from_millis(1100);
+        listen(until, async |_| std::future::pending().await).await;
+        assert!(Instant::now() >= until && Instant::now() < until + Duration::from_secs(5));
+    }
+}
