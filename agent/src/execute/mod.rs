@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rocks_common::diag::Severity;
-use rocks_common::plan::{Action, Manager, PackageChange, Plan, Step, StepId};
+use rocks_common::plan::{Action, Manager, PackageChange, Plan, Repository, Step, StepId};
 use rocks_common::wire::{Finding, StepReport, StepState};
 
 use crate::config::Config;
@@ -113,7 +113,7 @@ impl Executor<'_> {
             journal.begun(step)?;
             boundary("begun", number);
             let started = Instant::now();
-            let outcome = self.step(step);
+            let outcome = self.step(step, &plan.repositories);
             boundary("done", number);
             let state = match (outcome.failed, outcome.timed_out) {
                 (_, true) => StepState::TimedOut,
@@ -134,10 +134,10 @@ impl Executor<'_> {
         Ok(executed)
     }
 
-    fn step(&self, step: &Step) -> Outcome {
+    fn step(&self, step: &Step, repositories: &[Repository]) -> Outcome {
         match &step.action {
             Action::Repositories(repositories) => self.repositories(repositories),
-            Action::Packages(change) => self.packages(step, change),
+            Action::Packages(change) => self.packages(step, change, repositories),
             Action::Command(command) => self.command(command),
             Action::Script(run) => self.script(step, run),
         }

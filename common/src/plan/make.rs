@@ -17,7 +17,13 @@ pub fn plan(desired: &Kickstart, applied: &Applied, observed: &Inventory, policy
     let mut planner = Planner {
         applied,
         policy,
-        plan: Plan { kickstart: desired.digest, steps: Vec::new(), skipped: Vec::new(), findings: Vec::new() },
+        plan: Plan {
+            kickstart: desired.digest,
+            steps: Vec::new(),
+            repositories: Vec::new(),
+            skipped: Vec::new(),
+            findings: Vec::new(),
+        },
     };
     let mut must = Vec::new();
     if policy.installer {
@@ -114,6 +120,7 @@ impl Planner<'_> {
 
     fn repositories(&mut self, mut repositories: Vec<Repository>) -> Option<StepId> {
         repositories.dedup();
+        self.plan.repositories.clone_from(&repositories);
         let action = Action::Repositories(repositories);
         let digest = digest_of(&action);
         let Action::Repositories(list) = &action else { return None };

@@ -32,6 +32,9 @@ pub struct Plan {
     pub kickstart: Digest,
     /// The steps, in the order in which they run.
     pub steps: Vec<Step>,
+    /// The repositories that the kickstart names, from which packages are installed.
+    #[serde(skip)]
+    pub repositories: Vec<Repository>,
     /// What the kickstart asks for and the plan leaves out on purpose.
     pub skipped: Vec<Skipped>,
     /// What the administrator should know (`needs-reprovision`).

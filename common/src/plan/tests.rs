@@ -47,7 +47,7 @@ fn a_plan_has_repositories_packages_commands_scripts_in_this_order() {
         ["use repositories base", "install vim @core", "set the time zone to Etc/UTC", "run b/nodes/x.xml post.1"]
     );
     let Action::Repositories(repositories) = &plan.steps[0].action else { panic!() };
-    assert!(repositories[0].frontend);
+    assert!(repositories[0].frontend && plan.repositories == *repositories);
     assert_eq!(plan.steps[1].reason, "not installed: vim (v/nodes/v.xml:3), @core");
     assert_eq!(plan.steps[3].after, [plan.steps[0].id.clone(), plan.steps[1].id.clone()]);
     assert_eq!(plan.findings.iter().map(|f| f.code.as_str()).collect::<Vec<_>>(), ["unknown-command"]);
