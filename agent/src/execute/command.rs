@@ -229,12 +229,31 @@ impl Executor<'_> {
         Ok(Outcome::default())
     }
 
+    /// Makes the group with the number `gid` if there is none, with the user's name, as an installer does.
+    fn primary_group(&self, user: &str, gid: u32) -> Result<(), String> {
+        let wanted = gid.to_string();
+        let groups = fs::read_to_string(self.path("etc/group")).unwrap_or_default();
+        let is_there = groups.lines().any(|line| line.split(':').nth(2) == Some(&wanted))
+            // Not all groups of a machine that runs are in its file.
+            || self.is_live() && self.call("getent", &["group", &wanted], None).is_ok();
+        if is_there {
+            return Ok(());
+        }
+        if self.entry("etc/group", user).is_some() {
+            return Err(format!("there is no group with the number {gid}, and the group `{user}` has another"));
+        }
+        self.group(user, Some(gid)).map(drop)
+    }
+
     fn user(&self, user: &User) -> Done {
         let there = self.entry("etc/passwd", &user.name).is_some();
         for group in &user.groups {
             if self.entry("etc/group", group).is_none() {
                 self.group(group, None)?;
             }
+        }
+        if let Some(gid) = user.gid {
+            self.primary_group(&user.name, gid)?;
         }
         let mut args: Vec<String> = Vec::new();
         let mut option =

@@ -113,6 +113,23 @@ fn accounts_are_made_once_and_passwords_go_by_standard_input() {
 }
 
 #[test]
+fn a_users_group_that_is_known_by_number_alone_is_made() {
+    let machine = Machine::new();
+    let user = |name: &str, gid| LiveCommand::User(User { name: name.into(), gid: Some(gid), ..User::default() });
+    assert!(!machine.apply(user("alice", 2001)).failed && !machine.apply(user("bob", 10)).failed);
+    // To give a group that is there another number is not what was asked for.
+    assert!(machine.apply(user("wheel", 2002)).failed);
+    assert_eq!(
+        machine.calls(),
+        [
+            "groupadd --root R -g 2001 -- alice",
+            "useradd --root R -g 2001 -m -- alice",
+            "useradd --root R -g 10 -m -- bob"
+        ]
+    );
+}
+
+#[test]
 fn keys_are_added_once_and_links_are_not_followed() {
     let machine = Machine::new();
     let key = |key: &str| LiveCommand::SshKey { user: "root".into(), key: key.into() };
