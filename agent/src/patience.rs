@@ -19,6 +19,8 @@ pub enum Delay {
     Incomplete(u32),
     /// The frontend said no, or sent something that cannot be trusted, for the n-th time in a row.
     Refused(u32),
+    /// A report could not be sent, for the n-th time in a row.
+    Unsent(u32),
 }
 
 impl Delay {
@@ -30,6 +32,7 @@ impl Delay {
             Self::Unreachable(n) => steps(&[1, 2, 5, 10, 30, 60, 120], n),
             Self::Incomplete(n) => steps(&[5, 15, 60, 120, 300, 600], n),
             Self::Refused(n) => steps(&[10, 60, 120], n),
+            Self::Unsent(n) => steps(&[5, 10, 20, 30], n),
         })
     }
 

@@ -19,7 +19,7 @@ use crate::execute::MirrorIdentity;
 use crate::fetch::{Client, FetchError, Known};
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Journal, JournalError};
-use crate::patience::{Course, may_ask, until_next};
+use crate::patience::{Course, Delay, may_ask, until_next};
 use crate::pause;
 use crate::process::{Processes, System};
 use crate::spool;
@@ -89,8 +89,12 @@ pub struct Agent {
     identity: Identity,
     client: Client,
     journal: Option<Journal>,
-    /// Whether reports wait in the spool, as far as is known.
+    /// Whether reports wait to be sent, as far as is known.
     unsent: bool,
+    /// How often in a row they could not be sent.
+    in_vain: u32,
+    /// A report that could not be kept, and not be sent yet either.
+    unkept: Option<Report>,
     /// The kickstart that was refused last because it is none.
     refused: Option<Digest>,
     processes: Arc<dyn Processes + Send + Sync>,
@@ -112,7 +116,17 @@ impl Agent {
         let client = identity.client()?;
         let journal = Some(journal);
         let processes = Arc::new(System);
-        Ok(Self { config: Arc::new(config), client, identity, journal, unsent: true, refused: None, processes })
+        Ok(Self {
+            config: Arc::new(config),
+            client,
+            identity,
+            journal,
+            unsent: true,
+            in_vain: 0,
+            unkept: None,
+            refused: None,
+            processes,
+        })
     }
 
     fn known(&self) -> Known {
@@ -203,17 +217,33 @@ impl Agent {
                     let _ = journal.told();
                 }
             }
-            Err(error) => log(&format!("the report {} cannot be kept: {error}", report.id)),
+            Err(error) => {
+                log(&format!("the report {} cannot be kept: {error}", report.id));
+                self.unkept = Some(report.clone());
+            }
         }
         self.unsent = true;
         self.send_reports().await;
     }
 
-    /// Sends what waits in the spool; what cannot be sent now stays there.
+    /// Sends the reports that wait; what cannot be sent now waits on.
     async fn send_reports(&mut self) {
-        if self.unsent {
-            self.unsent = !spool::send(&self.config.state, &mut self.client).await;
+        if !self.unsent {
+            return;
         }
+        let mut sent = spool::send(&self.config.state, &mut self.client).await;
+        if let Some(report) = self.unkept.take()
+            && !spool::send_unkept(&report, &mut self.client).await
+        {
+            (self.unkept, sent) = (Some(report), false);
+        }
+        self.unsent = !sent;
+        self.in_vain = if sent { 0 } else { self.in_vain + 1 };
+    }
+
+    /// How long a change may be waited for: not long while reports wait.
+    fn patience(&self) -> Duration {
+        if self.unsent { Delay::Unsent(self.in_vain.saturating_sub(1)).with_jitter() } else { Duration::MAX }
     }
 
     fn status(&self) -> Status {
@@ -276,6 +306,7 @@ impl Agent {
             // A certificate must not end while a request waits.
             let life = self.identity.not_after.as_second() - self.identity.since.as_second();
             let most = u32::try_from((life / 6).max(5)).unwrap_or(u32::MAX);
+            let most = most.min(u32::try_from(self.patience().as_secs()).unwrap_or(u32::MAX));
             let wait = if course.may_wait() { self.config.wait_seconds.min(most) } else { 0 };
             let turned = match self.turn(wait, course.must_converge(Instant::now())).await {
                 Ok(turned) => turned,
@@ -341,13 +372,21 @@ impl Agent {
         // What was refused will be refused again: only something else is news.
         let refused = self.refused;
         let known = Known { digest: refused.or(self.known().digest), ..self.known() };
-        let client = &mut self.client;
-        // A change ends the wait; what it is is seen by the next turn.
-        let ask = async |seconds| {
-            let fetched = client.kickstart(&known, seconds).await?;
-            Ok(fetched.is_some_and(|fetched| Some(fetched.digest) != refused))
-        };
-        pause::listen(Instant::now() + pause, ask).await;
+        let (until, mut early) = (Instant::now() + pause, 0);
+        loop {
+            let now = Instant::now();
+            let end = now.checked_add(self.patience()).map_or(until, |end| end.min(until));
+            let client = &mut self.client;
+            // A change ends the wait; what it is is seen by the next turn.
+            let ask = async |seconds| {
+                let fetched = client.kickstart(&known, seconds).await?;
+                Ok(fetched.is_some_and(|fetched| Some(fetched.digest) != refused))
+            };
+            if pause::listen(end, &mut early, ask).await || end >= until {
+                return;
+            }
+            self.send_reports().await;
+        }
     }
 }
 
@@ -468,36 +507,5 @@ fn log_report(report: &Report) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_certificate_that_has_ended_is_told_as_that() {
-        let (identity, end) = identity::sample::made();
-        let network = FetchError::Network { frontend: "https://f".into(), why: "handshake failure".into() };
-        let told = |now| in_the_way(Some(&network), &identity, now).expect("something is");
-        assert_eq!(told(end).code, "frontend-unreachable");
-        let over = told(end + jiff::SignedDuration::from_secs(1));
-        assert_eq!(over.code, "certificate-ended");
-        assert!(over.message.contains("handshake failure"), "{over:?}");
-        assert!(over.hint.is_some_and(|hint| hint.contains("rocks report host join a-0-0")));
-        assert!(in_the_way(None, &identity, end + jiff::SignedDuration::from_secs(1)).is_none());
-    }
-
-    #[tokio::test]
-    async fn a_join_document_counts_when_the_certificate_has_ended_and_not_before() {
-        let root = tempfile::tempdir().expect("a folder");
-        let config = Config::load(root.path(), None, None).expect("no files");
-        let (now, hour) = (Timestamp::now(), jiff::SignedDuration::from_hours(1));
-        let path = join_path(&config);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        std::fs::write(&path, "nonsense").expect("written");
-        identity::sample::keep(&config.state, now - hour, now + hour);
-        assert!(!identity(&config).await.expect("it is used").is_over(now));
-        // It is looked at, and what cannot be used is no reason to have no identity.
-        identity::sample::keep(&config.state, now - hour * 2, now - hour);
-        assert!(identity(&config).await.expect("the old one").is_over(now));
-        std::fs::remove_dir_all(config.state.join(identity::FOLDER)).expect("removed");
-        assert!(matches!(identity(&config).await, Err(IdentityError::Bad { .. })));
-    }
-}
+#[path = "service_tests.rs"]
+mod tests;
