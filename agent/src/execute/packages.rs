@@ -241,7 +241,7 @@ impl Executor<'_> {
         if !outcome.failed
             && let Ok(after) = self.inventory()
         {
-            let is_lost = |spec: &&PackageSpec| there.has(spec) == Some(true) && after.has(spec) == Some(false);
+            let is_lost = |spec: &&PackageSpec| there.has(spec) != Some(false) && after.has(spec) == Some(false);
             for spec in change.keep.iter().filter(is_lost) {
                 outcome.failed = true;
                 let message = "it went with a package that was removed, and the kickstart names it".to_owned();

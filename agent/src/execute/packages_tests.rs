@@ -125,6 +125,10 @@ fn a_step_that_takes_a_wanted_package_along_fails() {
     assert_eq!(codes(&outcome), ["wanted-removed"]);
     let machine = Machine::new(&["tomcat", "java"], &[], false);
     assert!(!machine.remove(&change(&["java"], &["tomcat", "never-there"])).failed);
+    let machine = Machine::new(&["tomcat", "java"], &[("tomcat", "java")], false);
+    let keep = ["tom*", "never*"].map(|pattern| PackageSpec::Glob(pattern.into())).to_vec();
+    let outcome = machine.remove(&PackageChange { keep, ..change(&["java"], &[]) });
+    assert!(outcome.failed && codes(&outcome) == ["wanted-removed"], "{outcome:?}");
 }
 
 #[test]

@@ -338,6 +338,8 @@ impl Applied {
                 commands.extend(all.into_iter().map(|(key, live)| (key, digest_of(&Action::Command(live)))));
             }
         }
+        let named: BTreeSet<String> = kickstart.packages.install.iter().map(|entry| entry.spec.to_string()).collect();
+        self.groups.retain(|spec| named.contains(spec));
         self.commands.retain(|key, digest| key == "repositories" || commands.get(key) == Some(digest));
     }
 
@@ -349,7 +351,7 @@ impl Applied {
             }
             Action::Packages(change) => {
                 for spec in &change.install {
-                    if matches!(spec, PackageSpec::Group { .. } | PackageSpec::Module(_)) {
+                    if !matches!(spec, PackageSpec::Package(_)) {
                         self.groups.insert(spec.to_string());
                     }
                 }

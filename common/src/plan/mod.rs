@@ -285,7 +285,8 @@ pub struct Applied {
     /// tell apart any more.
     #[serde(rename = "asked")]
     pub packages: BTreeSet<String>,
-    /// The groups and modules that were installed: they cannot be seen in the package database.
+    /// The groups, modules and patterns that were installed: whether all of them is there cannot be seen in the package
+    /// database.
     pub groups: BTreeSet<String>,
     /// What only an installer can do, as it was when the machine was made or first seen: command → its lines.
     pub installer: Option<BTreeMap<String, Vec<String>>>,

@@ -157,6 +157,26 @@ fn what_came_along_is_not_removed_and_neither_is_what_is_asked_for_by_another_na
 }
 
 #[test]
+fn what_cannot_be_seen_is_asked_for_once_and_again_when_it_is_taken_up_again() {
+    let policy = Policy::default();
+    let (with, without) = (read("%packages\njava-21*\n@web\n%end\n"), read("%packages\nvim\n%end\n"));
+    // That one fits does not say that there are no others.
+    let there = installed(&["java-21-headless"]);
+    let mut applied = Applied::default();
+    let first = plan(&with, &applied, &there, &policy);
+    assert_eq!(titles(&first), ["install java-21* @web"]);
+    applied.begin(&with);
+    applied.record(&first.steps[0], &[]);
+    applied.settle(&with);
+    assert!(plan(&with, &applied, &there, &policy).is_empty());
+    assert!(plan(&with, &Applied::all_of(&with, &policy), &there, &policy).is_empty());
+    // Where nothing fits, nothing was installed, or it is gone.
+    assert_eq!(titles(&plan(&with, &applied, &installed(&[]), &policy)), ["install java-21*"]);
+    applied.settle(&without);
+    assert_eq!(titles(&plan(&with, &applied, &there, &policy)), ["install java-21* @web"]);
+}
+
+#[test]
 fn passwords_are_not_in_what_people_see() {
     let kickstart = read("rootpw --iscrypted $6$secret\nuser --name=a --password=secret\n");
     let plan = plan(&kickstart, &Applied::default(), &Inventory::default(), &Policy::default());
