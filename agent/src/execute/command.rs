@@ -37,7 +37,7 @@ impl Executor<'_> {
     }
 
     /// Runs a program and fails with what it printed.
-    fn call(&self, program: &str, args: &[&str], input: Option<String>) -> Result<String, String> {
+    pub(super) fn call(&self, program: &str, args: &[&str], input: Option<String>) -> Result<String, String> {
         let task = Task::new(program, args).input(input.unwrap_or_default());
         match self.processes.run(&task) {
             Ok(finished) if finished.success() => Ok(finished.text()),
