@@ -3,15 +3,17 @@
 //! States and delays are in [`crate::patience`]. Between two changes the agent does nothing but hold a request open;
 //! the only timers are that request's and the watchdog's.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rocks_common::diag::Severity;
 use rocks_common::ids::Digest;
 use rocks_common::wire::{Finding, Outcome, Report, StepState};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
 use crate::converge::{self, Desired, Turn};
@@ -98,6 +100,37 @@ pub struct Agent {
     /// The kickstart that was refused last because it is none.
     refused: Option<Digest>,
     processes: Arc<dyn Processes + Send + Sync>,
+    stop: Arc<Stop>,
+}
+
+/// Whether the service is told to end.
+#[derive(Debug, Default)]
+struct Stop {
+    asked: AtomicBool,
+    /// Whether a converge is under way, or its report; all else can be left at any time.
+    at_work: AtomicBool,
+}
+
+impl Stop {
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// How long the step that is under way, and the report, may take when the service is told to end; the service manager
+/// waits longer.
+const ENDING: Duration = Duration::from_secs(20);
+
+/// Does `work` until `told`. A converge is not cut off then: it begins no other step, and its report is kept.
+async fn until<T>(told: impl Future<Output = ()>, stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return Some(done),
+        () = told => {}
+    }
+    stop.asked.store(true, Ordering::SeqCst);
+    tell("STOPPING=1");
+    if stop.at_work.load(Ordering::SeqCst) { timeout(ENDING, work).await.ok() } else { None }
 }
 
 impl Agent {
@@ -126,6 +159,7 @@ impl Agent {
             unkept: None,
             refused: None,
             processes,
+            stop: Arc::default(),
         })
     }
 
@@ -172,10 +206,12 @@ impl Agent {
         // A frontend that cannot be reached is no reason not to finish what was begun.
         let Some(mut journal) = self.journal.take() else { return Ok(Turned { report: None, error }) };
         let (config, mirror, processes) = (self.config.clone(), self.mirror(), self.processes.clone());
+        let stop = self.stop.clone();
+        stop.at_work.store(true, Ordering::SeqCst);
         let work = tokio::task::spawn_blocking(move || {
             let facts = identity::facts(&config.root);
             let turn = Turn { config: &config, processes: &*processes, mirror: Some(mirror), facts };
-            let result = (|| {
+            let result: Result<_, JournalError> = (|| {
                 let desired = match desired {
                     Some(desired) => match converge::accept(&turn, &mut journal, &desired)? {
                         Ok(()) => desired,
@@ -186,7 +222,17 @@ impl Agent {
                         None => return Ok(None),
                     },
                 };
-                turn.run(&mut journal, &desired, &mut |title| tell(&format!("STATUS=converging: {title}"))).map(Some)
+                let mut progress = |title: &str| {
+                    tell(&format!("STATUS=converging: {title}"));
+                    if stop.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                let mut report = turn.run(&mut journal, &desired, &mut progress)?;
+                if stop.is_asked() && report.outcome == Outcome::Incomplete {
+                    // No word on the kickstart: a machine that restarts, or ends what runs on it, must not stop a
+                    // rollout.
+                    (report.kickstart, report.generation) = (None, None);
+                }
+                Ok(Some(report))
             })();
             (journal, result)
         });
@@ -310,8 +356,10 @@ impl Agent {
             let wait = if course.may_wait() { self.config.wait_seconds.min(most) } else { 0 };
             let turned = match self.turn(wait, course.must_converge(Instant::now())).await {
                 Ok(turned) => turned,
+                Err(_) if self.stop.is_asked() => return Ok(()),
                 // A full disk is not the end: nothing more is done until what is done can be written down.
                 Err(ServiceError::Journal(error @ JournalError::Io { .. })) => {
+                    self.stop.at_work.store(false, Ordering::SeqCst);
                     let pause = course.stuck(Instant::now());
                     self.tell_stuck(&error, pause).await;
                     continue;
@@ -331,6 +379,10 @@ impl Agent {
                 self.tell_frontend(report).await;
             } else if !course.trouble {
                 self.send_reports().await;
+            }
+            self.stop.at_work.store(false, Ordering::SeqCst);
+            if self.stop.is_asked() {
+                return Ok(());
             }
             let found = in_the_way(turned.error.as_ref(), &self.identity, Timestamp::now());
             let state = match (found, &turned.error) {
@@ -413,7 +465,7 @@ fn finding(code: &str, subject: &str, message: String) -> Finding {
     Finding { code: code.to_owned(), severity: Severity::Error, subject: subject.to_owned(), message, hint: None }
 }
 
-/// Runs the service until SIGTERM or SIGINT.
+/// Runs the service until SIGTERM or SIGINT. A converge that is under way then ends after the step that it is at.
 ///
 /// # Errors
 /// It cannot begin or go on.
@@ -421,6 +473,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    let stop = Arc::<Stop>::default();
     let work = async {
         let mut tries = 0;
         let mut agent = loop {
@@ -443,14 +496,17 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
                 Err(error) => return Err(error),
             }
         };
+        agent.stop = stop.clone();
         agent.serve().await
     };
-    tokio::select! {
-        result = work => result,
-        () = watchdog() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    }
+    let told = async {
+        tokio::select! {
+            () = watchdog() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    until(told, &stop, work).await.unwrap_or(Ok(()))
 }
 
 fn io(source: std::io::Error) -> ServiceError {

@@ -1,11 +1,14 @@
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
+use rocks_common::ids::Generation;
 use rocks_common::wire::Facts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::process::{Finished, Task};
 
 /// A frontend that notes what it is asked, and answers with the next of what it is to say; with the last again and
 /// again.
@@ -106,6 +109,48 @@ async fn a_report_that_cannot_be_kept_is_sent_all_the_same() {
     assert!(!agent.unsent);
     agent.send_reports().await;
     assert!(frontend.asked().is_empty());
+}
+
+/// Sections that take a while, and how often one was begun.
+#[derive(Default)]
+struct Slow(AtomicUsize);
+
+impl Processes for Slow {
+    fn run(&self, _: &Task) -> std::io::Result<Finished> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(Finished { code: Some(0), timed_out: false, output: Vec::new(), cut: false })
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_told_to_end_ends_its_step_and_tells_of_it() {
+    let root = tempfile::tempdir().expect("a folder");
+    let frontend = Frontend::new(&["304 Not Modified", "200 OK"]).await;
+    let mut agent = frontend.agent(root.path());
+    let slow = Arc::new(Slow::default());
+    agent.processes = slow.clone();
+    let text = "%post\na\n%end\n%post\nb\n%end\n".to_owned();
+    let desired = Desired { digest: Digest::of(text.as_bytes()), text, generation: Generation(1) };
+    let turn = Turn { config: &agent.config, processes: &System, mirror: None, facts: Facts::default() };
+    let journal = agent.journal.as_mut().expect("a journal");
+    assert!(converge::accept(&turn, journal, &desired).expect("written").is_ok());
+    let stop = agent.stop.clone();
+    let begun = async {
+        while slow.0.load(Ordering::SeqCst) == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(matches!(until(begun, &stop, agent.serve()).await, Some(Ok(()))));
+    assert_eq!(slow.0.load(Ordering::SeqCst), 1);
+    assert_eq!(frontend.asked(), ["get /api/v1/kickstart", "post /api/v1/reports"]);
+    let last = Status::load(&root.path().join("var/lib/rocks-agent")).last.expect("a report");
+    assert_eq!((last.outcome, last.kickstart, last.steps.len()), (Outcome::Incomplete, None, 1));
+    assert_eq!(last.findings[0].code, "stopped");
+    // One that only waits is not waited for.
+    let began = Instant::now();
+    let none: Option<()> = until(sleep(Duration::from_millis(50)), &Stop::default(), std::future::pending()).await;
+    assert!(none.is_none() && began.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

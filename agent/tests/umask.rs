@@ -1,6 +1,7 @@
 //! What the agent makes for everybody is for everybody, whatever the umask is. It is the process's own: one test alone.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -27,7 +28,8 @@ fn what_is_for_everybody_is_so_under_the_umask_of_the_service() {
     let mut journal = Journal::open(&config.state).expect("opened");
     let executor = Executor { config: &config, processes: &System, mirror: None };
     let plan = plan(&kickstart, &Applied::default(), &Inventory::default(), &Policy::default());
-    let executed = executor.run(&plan, &mut journal, &mut |_| {}).expect("the journal is written");
+    let executed =
+        executor.run(&plan, &mut journal, &mut |_| ControlFlow::Continue(())).expect("the journal is written");
     assert!(executed.complete && executed.steps.len() == 4, "{executed:?}");
     for path in ["etc/locale.conf", "etc/vconsole.conf", "etc/hostname", "etc/yum.repos.d/rocks.repo"] {
         assert_eq!(mode(path), 0o644, "{path}");

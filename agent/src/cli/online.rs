@@ -24,7 +24,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Runs `work` on a runtime of one thread.
 pub(super) fn block<T>(output: &mut Output<'_>, work: impl Future<Output = T>) -> Result<T, u8> {
     match runtime() {
-        Ok(runtime) => Ok(runtime.block_on(work)),
+        Ok(runtime) => {
+            let done = runtime.block_on(work);
+            // What still runs beside it, a converge that does not end or a name that is looked up, is not waited for.
+            runtime.shutdown_background();
+            Ok(done)
+        }
         Err(error) => {
             output.message(&format!("error: {error}\n"));
             Err(output::FAILED)
