@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, mkdirat, open, openat, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, open, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -69,7 +69,13 @@ pub fn folder(root: &Path, path: &Path, make: bool) -> io::Result<OwnedFd> {
             Ok(next) => way.push(next),
             Err(Errno::NOENT) if make && is_ours(&fstat(here)?) => {
                 match mkdirat(here, step.as_os_str(), Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => rest.push_front(step),
+                    Ok(()) => {
+                        let made = openat(here, step.as_os_str(), flags | CAREFUL, Mode::empty())?;
+                        // The umask may have taken some of it.
+                        fchmod(&made, Mode::from_raw_mode(0o755))?;
+                        way.push(made);
+                    }
+                    Err(Errno::EXIST) => rest.push_front(step),
                     Err(error) => return Err(error.into()),
                 }
             }

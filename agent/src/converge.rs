@@ -1,5 +1,6 @@
 //! One turn: observe, plan, execute, and what came of it as a report.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -159,7 +160,7 @@ impl Turn<'_> {
         Ok(plan(kickstart, applied, &inventory, &config.policy))
     }
 
-    /// Becomes what `desired` says.
+    /// Becomes what `desired` says. `progress` hears of every step before it is begun, and may end the work there.
     ///
     /// # Errors
     /// The journal cannot be written.
@@ -167,7 +168,7 @@ impl Turn<'_> {
         &self,
         journal: &mut Journal,
         desired: &Desired,
-        progress: &mut dyn FnMut(&str),
+        progress: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Report, JournalError> {
         let clock = Instant::now();
         let mut report = self.report(Some(desired), Outcome::Unchanged, Vec::new());
@@ -247,6 +248,10 @@ impl Turn<'_> {
         if !plan.is_empty() {
             report.diff = unified_diff(before.as_deref().unwrap_or(""), &desired.text);
         }
+        // After planning, whose reasons tell what has changed; before anything is done, whatever becomes of it.
+        let mut applied = journal.state().applied.clone();
+        applied.begin(&kickstart);
+        journal.settled(applied)?;
         let executed = executor.run(&plan, journal, progress)?;
         report.outcome = match (plan.is_empty(), executed.complete) {
             (true, _) => Outcome::Unchanged,
@@ -271,10 +276,73 @@ impl Turn<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::process::{Finished, Task};
+
+    /// Runs sections by noting their text; those that say `fail` do.
+    struct Sections<'s>(&'s Path, RefCell<Vec<String>>);
+
+    impl Processes for Sections<'_> {
+        fn run(&self, task: &Task) -> std::io::Result<Finished> {
+            let inside = task.args.last().expect("a script").trim_start_matches('/');
+            let body = fs::read_to_string(self.0.join(inside))?;
+            self.1.borrow_mut().push(body.trim().to_owned());
+            let code = Some(i32::from(body.contains("fail")));
+            Ok(Finished { code, timed_out: false, output: Vec::new(), cut: false })
+        }
+    }
+
+    #[test]
+    fn a_kickstart_that_was_applied_in_part_and_given_up_leaves_nothing_that_counts() {
+        let root = tempfile::tempdir().expect("a folder");
+        let config = Config::load(root.path(), None, None).expect("no files");
+        let sections = Sections(root.path(), RefCell::default());
+        let turn = Turn { config: &config, processes: &sections, mirror: None, facts: Facts::default() };
+        let mut journal = Journal::open(&config.state).expect("opened");
+        let mut become_one_of = |bodies: [&str; 2]| {
+            let text = bodies.map(|body| format!("%post\n{body}\n%end\n")).concat();
+            let digest = Digest::of(text.as_bytes());
+            let desired = Desired { text: format!("lang a\n{text}"), digest, generation: Generation(1) };
+            let report =
+                turn.run(&mut journal, &desired, &mut |_| ControlFlow::Continue(())).expect("the journal is written");
+            (report.outcome, sections.1.take().join(" "))
+        };
+        assert_eq!(become_one_of(["s1", "t1"]), (Outcome::Converged, "s1 t1".into()));
+        assert_eq!(become_one_of(["s2", "t2 fail"]), (Outcome::Incomplete, "s2 t2 fail".into()));
+        assert_eq!(become_one_of(["s2", "t2 fail"]), (Outcome::Incomplete, "t2 fail".into()));
+        assert_eq!(become_one_of(["s1", "t1"]), (Outcome::Converged, "s1 t1".into()));
+        assert_eq!(become_one_of(["s1", "t1"]), (Outcome::Unchanged, String::new()));
+    }
+
+    #[test]
+    fn who_is_told_to_end_begins_no_other_step_and_goes_on_when_it_runs_again() {
+        let root = tempfile::tempdir().expect("a folder");
+        let config = Config::load(root.path(), None, None).expect("no files");
+        let sections = Sections(root.path(), RefCell::default());
+        let turn = Turn { config: &config, processes: &sections, mirror: None, facts: Facts::default() };
+        let mut journal = Journal::open(&config.state).expect("opened");
+        let text: String = ["a", "b", "c"].map(|body| format!("%post\n{body}\n%end\n")).concat();
+        let digest = Digest::of(text.as_bytes());
+        let desired = Desired { text, digest, generation: Generation(1) };
+        let mut begun = 0;
+        let mut progress = |_: &str| {
+            begun += 1;
+            if begun == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let report = turn.run(&mut journal, &desired, &mut progress).expect("the journal is written");
+        assert_eq!(
+            (report.outcome, report.steps.len(), sections.1.take().join(" ")),
+            (Outcome::Incomplete, 1, "a".into())
+        );
+        assert!(report.findings[0].code == "stopped" && report.findings[0].message.contains("2 of 3"), "{report:?}");
+        assert!(journal.state().open.is_none());
+        let report = turn.run(&mut journal, &desired, &mut progress).expect("the journal is written");
+        assert_eq!((report.outcome, sections.1.take().join(" ")), (Outcome::Converged, "b c".into()));
+    }
 
     #[test]
     fn only_what_nobody_else_can_write_is_included() {

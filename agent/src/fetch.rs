@@ -14,6 +14,7 @@ use rocks_common::ids::{Digest, Generation, HostName};
 use rocks_common::limits;
 use rocks_common::seal::{Claim, SealKey};
 use rocks_common::wire::{self, EnrolRequest, EnrolResponse, Problem, RenewRequest, Report, header, path};
+use rustix::net::sockopt;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -24,6 +25,13 @@ use tokio_rustls::TlsConnector;
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long an answer may take that does not wait for a change.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a connection is silent before the other end is asked whether it is there: less than the 350 s after which
+/// NAT gateways and load balancers forget a connection, without a word to anybody.
+const KEEP_IDLE: Duration = Duration::from_secs(60);
+/// How long until it is asked again when it does not answer, and how often.
+const KEEP_EVERY: Duration = Duration::from_secs(15);
+const KEEP_PROBES: u32 = 4;
 
 /// Why there is no answer to use.
 #[derive(Debug, thiserror::Error)]
@@ -116,8 +124,7 @@ impl Client {
         let connected = timeout(CONNECT, async {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.network(e))?;
             tcp.set_nodelay(true).map_err(|e| self.network(e))?;
-            // A frontend that vanished without a word is noticed while waiting for a change.
-            let _ = rustix::net::sockopt::set_socket_keepalive(&tcp, true);
+            keep_alive(&tcp).map_err(|e| self.network(e))?;
             let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|e| self.network(e))?;
             handshake(TokioIo::new(tls)).await.map_err(|e| self.network(e))
         });
@@ -235,6 +242,15 @@ impl Client {
     }
 }
 
+/// Keeps a connection in the memory of all that it leads through while a request waits for a change, and ends it two
+/// minutes after its other end has vanished without a word.
+fn keep_alive(tcp: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(tcp, KEEP_IDLE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEP_EVERY)?;
+    sockopt::set_tcp_keepcnt(tcp, KEEP_PROBES)?;
+    sockopt::set_socket_keepalive(tcp, true)
+}
+
 fn refused(response: &Response<Bytes>) -> FetchError {
     let problem = serde_json::from_slice::<Problem>(response.body()).ok();
     let status = response.status();
@@ -303,6 +319,18 @@ mod tests {
     use rocks_common::seal::Sealer;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_waits_is_not_forgotten_on_its_way() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let tcp = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+        keep_alive(&tcp).expect("set");
+        assert!(sockopt::socket_keepalive(&tcp).expect("asked"));
+        let (idle, every) = (sockopt::tcp_keepidle(&tcp).expect("asked"), sockopt::tcp_keepintvl(&tcp).expect("asked"));
+        let probes = sockopt::tcp_keepcnt(&tcp).expect("asked");
+        assert_eq!((idle, every, probes), (KEEP_IDLE, KEEP_EVERY, KEEP_PROBES));
+        assert!(idle < Duration::from_secs(350));
+    }
 
     #[test]
     fn only_what_is_ours_whole_sealed_and_not_older_is_trusted() {

@@ -2,10 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Writes `bytes` to `path` with the permissions `mode`.
+/// What lets everybody read a file.
+const PUBLIC: u32 = 0o004;
+
+/// Writes `bytes` to `path` with the permissions `mode`, whatever the umask is. Folders that a file for everybody lacks
+/// are for everybody too.
 ///
 /// # Errors
 /// The file system's; what was at `path` before is still there then.
@@ -21,7 +25,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// The file system's; what was at `path` before is still there then.
 pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     let folder = folder_of(path);
-    fs::create_dir_all(folder)?;
+    make_folders(folder, mode & PUBLIC != 0)?;
     let name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?;
     let beside = folder.join(format!(".{}.new", name.to_string_lossy()));
     // What a killed agent left there may have other permissions.
@@ -30,8 +34,10 @@ pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
         _ => {}
     }
     let result = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
+        // What the umask takes from a mode at creation, it does not take here.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
         Ok(file)
@@ -40,6 +46,18 @@ pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
         let _ = fs::remove_file(&beside);
     }
     result
+}
+
+fn make_folders(folder: &Path, is_public: bool) -> io::Result<()> {
+    if !is_public || folder.as_os_str().is_empty() || folder.is_dir() {
+        return fs::create_dir_all(folder);
+    }
+    make_folders(folder_of(folder), is_public)?;
+    match fs::create_dir(folder) {
+        Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn folder_of(path: &Path) -> &Path {

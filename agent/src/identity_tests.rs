@@ -31,3 +31,10 @@ pub(crate) fn keep(state: &Path, since: Timestamp, not_after: Timestamp) {
     let (given, key) = answer();
     store(state, "https://f", &EnrolResponse { not_after, ..given }, &key, since).expect("stored");
 }
+
+/// Keeps an identity for this time with the frontend at `frontend`, whose authority is `ca`, and gives it.
+pub(crate) fn at(state: &Path, frontend: &str, ca: &str, since: Timestamp, not_after: Timestamp) -> Identity {
+    let (given, key) = answer();
+    let given = EnrolResponse { not_after, ca: ca.to_owned(), ..given };
+    store(state, frontend, &given, &key, since).expect("stored")
+}

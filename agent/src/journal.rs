@@ -53,7 +53,7 @@ enum Record {
     },
     /// A report has told of what was interrupted.
     Told,
-    /// A kickstart was applied to its end.
+    /// A kickstart was applied to its end, or begins to be applied: what counts as applied from now on.
     Settled { applied: Box<Applied> },
 }
 
@@ -189,6 +189,22 @@ impl Journal {
         Ok(journal)
     }
 
+    /// What the journal in `folder` says now, for who only looks: whoever holds it may go on writing. A line that is
+    /// being written does not count yet; where there is no journal, nothing has been done.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn look(folder: &Path) -> Result<State, JournalError> {
+        let path = folder.join("journal");
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::default()),
+            opened => match opened.and_then(|file| replay(BufReader::new(file))) {
+                Ok((state, ..)) => Ok(state),
+                Err(source) => Err(JournalError::Io { path, source }),
+            },
+        }
+    }
+
     /// What it says.
     #[must_use]
     pub fn state(&self) -> &State {
@@ -276,7 +292,7 @@ impl Journal {
         Ok(())
     }
 
-    /// A kickstart was applied to its end.
+    /// What counts as applied from now on: a kickstart was applied to its end, or begins to be applied.
     ///
     /// # Errors
     /// It could not be made durable.
@@ -396,6 +412,23 @@ mod tests {
         let want = journal.state().clone();
         drop(journal);
         assert_eq!(*Journal::open(folder.path()).expect("opened").state(), want);
+    }
+
+    #[test]
+    fn it_can_be_looked_at_while_another_agent_is_at_work() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        assert_eq!(Journal::look(&state).expect("none is no failure"), State::default());
+        assert!(!state.exists());
+        let mut journal = Journal::open(&state).expect("opened");
+        journal.begun(&step("a")).expect("written");
+        assert_eq!(Journal::look(&state).expect("read"), *journal.state());
+        // A half line is being written; it is not ours to cut off.
+        let whole = std::fs::read(state.join("journal")).expect("read");
+        journal.file.write_all(&line_of(&Record::Told)[..30]).expect("written");
+        assert_eq!(Journal::look(&state).expect("read"), *journal.state());
+        assert_eq!(std::fs::read(state.join("journal")).expect("read").len(), whole.len() + 30);
+        assert!(matches!(Journal::open(&state), Err(JournalError::Locked { .. })));
     }
 
     /// A step with a long text.

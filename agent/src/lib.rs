@@ -21,6 +21,7 @@ pub mod near;
 pub mod observe;
 pub mod output;
 pub mod patience;
+pub mod pause;
 pub mod process;
 pub mod service;
 pub mod spool;

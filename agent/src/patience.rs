@@ -19,6 +19,8 @@ pub enum Delay {
     Incomplete(u32),
     /// The frontend said no, or sent something that cannot be trusted, for the n-th time in a row.
     Refused(u32),
+    /// A report could not be sent, for the n-th time in a row.
+    Unsent(u32),
 }
 
 impl Delay {
@@ -30,6 +32,7 @@ impl Delay {
             Self::Unreachable(n) => steps(&[1, 2, 5, 10, 30, 60, 120], n),
             Self::Incomplete(n) => steps(&[5, 15, 60, 120, 300, 600], n),
             Self::Refused(n) => steps(&[10, 60, 120], n),
+            Self::Unsent(n) => steps(&[5, 10, 20, 30], n),
         })
     }
 
@@ -137,6 +140,34 @@ impl Course {
     }
 }
 
+/// What a frontend says that has no kickstart for this host yet: it answers a request that waits as soon as it has one.
+const NONE_YET: &str = "no-kickstart";
+
+/// Whether the frontend can be asked for news while the agent waits after a turn that went so. One that did not answer,
+/// wants peace or says no is left alone until the wait is over.
+#[must_use]
+pub fn may_ask(error: Option<&FetchError>) -> bool {
+    match error {
+        None => true,
+        Some(FetchError::Refused { code, .. }) => code == NONE_YET,
+        Some(_) => false,
+    }
+}
+
+/// How long a frontend is left alone that was to tell of news and ended without any, for the `n`-th time in a row, from
+/// 0.
+#[must_use]
+pub fn until_asked_again(error: Option<&FetchError>, n: u32) -> Duration {
+    match error {
+        Some(FetchError::Refused { status, code, retry_after, .. }) if code != NONE_YET => {
+            let delay = if *status >= 500 { Delay::Unreachable(n) } else { Delay::Refused(n) };
+            delay.with_jitter().max(retry_after.unwrap_or_default())
+        }
+        Some(FetchError::Untrusted { .. }) => Delay::Refused(n).with_jitter(),
+        _ => Delay::Unreachable(n).with_jitter(),
+    }
+}
+
 /// How long to wait before the next attempt to enrol, if there is to be one.
 #[must_use]
 pub fn until_next(error: &IdentityError, tries: u32) -> Option<Duration> {
@@ -231,6 +262,25 @@ mod tests {
         }));
         assert!(!course.must_converge(start + Duration::from_secs(59)));
         assert!(course.must_converge(start + Duration::from_secs(76)));
+    }
+
+    #[test]
+    fn whoever_wants_peace_is_not_asked_and_who_has_no_kickstart_yet_is() {
+        let asked = Some(Duration::from_secs(500));
+        let none_yet = FetchError::Refused {
+            status: 404,
+            code: "no-kickstart".into(),
+            title: String::new(),
+            retry_after: Some(Duration::from_secs(30)),
+        };
+        assert!(may_ask(None) && may_ask(Some(&none_yet)));
+        assert!(![network(), refused(503, asked), refused(403, None)].iter().any(|error| may_ask(Some(error))));
+        assert!(seconds(1, Some(until_asked_again(Some(&none_yet), 0))));
+        assert!(
+            seconds(2, Some(until_asked_again(Some(&network()), 1))) && seconds(1, Some(until_asked_again(None, 0)))
+        );
+        assert!(seconds(10, Some(until_asked_again(Some(&refused(403, None)), 0))));
+        assert_eq!(until_asked_again(Some(&refused(503, asked)), 0), Duration::from_secs(500));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! States and delays are in [`crate::patience`]. Between two changes the agent does nothing but hold a request open;
 //! the only timers are that request's and the watchdog's.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,7 +21,8 @@ use crate::execute::MirrorIdentity;
 use crate::fetch::{Client, FetchError, Known};
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Journal, JournalError};
-use crate::patience::{Course, until_next};
+use crate::patience::{Course, Delay, may_ask, until_next};
+use crate::pause;
 use crate::process::{Processes, System};
 use crate::spool;
 use crate::status::Status;
@@ -88,11 +91,46 @@ pub struct Agent {
     identity: Identity,
     client: Client,
     journal: Option<Journal>,
-    /// Whether reports wait in the spool, as far as is known.
+    /// Whether reports wait to be sent, as far as is known.
     unsent: bool,
+    /// How often in a row they could not be sent.
+    in_vain: u32,
+    /// A report that could not be kept, and not be sent yet either.
+    unkept: Option<Report>,
     /// The kickstart that was refused last because it is none.
     refused: Option<Digest>,
     processes: Arc<dyn Processes + Send + Sync>,
+    stop: Arc<Stop>,
+}
+
+/// Whether the service is told to end.
+#[derive(Debug, Default)]
+struct Stop {
+    asked: AtomicBool,
+    /// Whether a converge is under way, or its report; all else can be left at any time.
+    at_work: AtomicBool,
+}
+
+impl Stop {
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// How long the step that is under way, and the report, may take when the service is told to end; the service manager
+/// waits longer.
+const ENDING: Duration = Duration::from_secs(20);
+
+/// Does `work` until `told`. A converge is not cut off then: it begins no other step, and its report is kept.
+async fn until<T>(told: impl Future<Output = ()>, stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return Some(done),
+        () = told => {}
+    }
+    stop.asked.store(true, Ordering::SeqCst);
+    tell("STOPPING=1");
+    if stop.at_work.load(Ordering::SeqCst) { timeout(ENDING, work).await.ok() } else { None }
 }
 
 impl Agent {
@@ -111,7 +149,18 @@ impl Agent {
         let client = identity.client()?;
         let journal = Some(journal);
         let processes = Arc::new(System);
-        Ok(Self { config: Arc::new(config), client, identity, journal, unsent: true, refused: None, processes })
+        Ok(Self {
+            config: Arc::new(config),
+            client,
+            identity,
+            journal,
+            unsent: true,
+            in_vain: 0,
+            unkept: None,
+            refused: None,
+            processes,
+            stop: Arc::default(),
+        })
     }
 
     fn known(&self) -> Known {
@@ -157,10 +206,12 @@ impl Agent {
         // A frontend that cannot be reached is no reason not to finish what was begun.
         let Some(mut journal) = self.journal.take() else { return Ok(Turned { report: None, error }) };
         let (config, mirror, processes) = (self.config.clone(), self.mirror(), self.processes.clone());
+        let stop = self.stop.clone();
+        stop.at_work.store(true, Ordering::SeqCst);
         let work = tokio::task::spawn_blocking(move || {
             let facts = identity::facts(&config.root);
             let turn = Turn { config: &config, processes: &*processes, mirror: Some(mirror), facts };
-            let result = (|| {
+            let result: Result<_, JournalError> = (|| {
                 let desired = match desired {
                     Some(desired) => match converge::accept(&turn, &mut journal, &desired)? {
                         Ok(()) => desired,
@@ -171,7 +222,17 @@ impl Agent {
                         None => return Ok(None),
                     },
                 };
-                turn.run(&mut journal, &desired, &mut |title| tell(&format!("STATUS=converging: {title}"))).map(Some)
+                let mut progress = |title: &str| {
+                    tell(&format!("STATUS=converging: {title}"));
+                    if stop.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                let mut report = turn.run(&mut journal, &desired, &mut progress)?;
+                if stop.is_asked() && report.outcome == Outcome::Incomplete {
+                    // No word on the kickstart: a machine that restarts, or ends what runs on it, must not stop a
+                    // rollout.
+                    (report.kickstart, report.generation) = (None, None);
+                }
+                Ok(Some(report))
             })();
             (journal, result)
         });
@@ -202,17 +263,33 @@ impl Agent {
                     let _ = journal.told();
                 }
             }
-            Err(error) => log(&format!("the report {} cannot be kept: {error}", report.id)),
+            Err(error) => {
+                log(&format!("the report {} cannot be kept: {error}", report.id));
+                self.unkept = Some(report.clone());
+            }
         }
         self.unsent = true;
         self.send_reports().await;
     }
 
-    /// Sends what waits in the spool; what cannot be sent now stays there.
+    /// Sends the reports that wait; what cannot be sent now waits on.
     async fn send_reports(&mut self) {
-        if self.unsent {
-            self.unsent = !spool::send(&self.config.state, &mut self.client).await;
+        if !self.unsent {
+            return;
         }
+        let mut sent = spool::send(&self.config.state, &mut self.client).await;
+        if let Some(report) = self.unkept.take()
+            && !spool::send_unkept(&report, &mut self.client).await
+        {
+            (self.unkept, sent) = (Some(report), false);
+        }
+        self.unsent = !sent;
+        self.in_vain = if sent { 0 } else { self.in_vain + 1 };
+    }
+
+    /// How long a change may be waited for: not long while reports wait.
+    fn patience(&self) -> Duration {
+        if self.unsent { Delay::Unsent(self.in_vain.saturating_sub(1)).with_jitter() } else { Duration::MAX }
     }
 
     fn status(&self) -> Status {
@@ -275,11 +352,14 @@ impl Agent {
             // A certificate must not end while a request waits.
             let life = self.identity.not_after.as_second() - self.identity.since.as_second();
             let most = u32::try_from((life / 6).max(5)).unwrap_or(u32::MAX);
+            let most = most.min(u32::try_from(self.patience().as_secs()).unwrap_or(u32::MAX));
             let wait = if course.may_wait() { self.config.wait_seconds.min(most) } else { 0 };
             let turned = match self.turn(wait, course.must_converge(Instant::now())).await {
                 Ok(turned) => turned,
+                Err(_) if self.stop.is_asked() => return Ok(()),
                 // A full disk is not the end: nothing more is done until what is done can be written down.
                 Err(ServiceError::Journal(error @ JournalError::Io { .. })) => {
+                    self.stop.at_work.store(false, Ordering::SeqCst);
                     let pause = course.stuck(Instant::now());
                     self.tell_stuck(&error, pause).await;
                     continue;
@@ -300,6 +380,10 @@ impl Agent {
             } else if !course.trouble {
                 self.send_reports().await;
             }
+            self.stop.at_work.store(false, Ordering::SeqCst);
+            if self.stop.is_asked() {
+                return Ok(());
+            }
             let found = in_the_way(turned.error.as_ref(), &self.identity, Timestamp::now());
             let state = match (found, &turned.error) {
                 (Some(found), _) => found.message,
@@ -310,8 +394,10 @@ impl Agent {
                 (None, None) => "converged; waiting for a change".to_owned(),
             };
             tell(&format!("STATUS={}", state.lines().next().unwrap_or_default()));
-            if let Some(pause) = pause {
-                self.pause(pause).await;
+            match pause {
+                Some(pause) if may_ask(turned.error.as_ref()) => self.pause(pause).await,
+                Some(pause) => sleep(pause).await,
+                None => {}
             }
         }
     }
@@ -338,17 +424,21 @@ impl Agent {
         // What was refused will be refused again: only something else is news.
         let refused = self.refused;
         let known = Known { digest: refused.or(self.known().digest), ..self.known() };
-        let until = Instant::now() + pause;
-        let seconds = u32::try_from(pause.as_secs()).unwrap_or(u32::MAX);
-        if seconds > 0 {
-            // A change ends the wait; whatever else comes of this request is seen by the next turn.
-            if let Ok(Ok(Some(fetched))) = timeout(pause, self.client.kickstart(&known, seconds)).await
-                && Some(fetched.digest) != refused
-            {
+        let (until, mut early) = (Instant::now() + pause, 0);
+        loop {
+            let now = Instant::now();
+            let end = now.checked_add(self.patience()).map_or(until, |end| end.min(until));
+            let client = &mut self.client;
+            // A change ends the wait; what it is is seen by the next turn.
+            let ask = async |seconds| {
+                let fetched = client.kickstart(&known, seconds).await?;
+                Ok(fetched.is_some_and(|fetched| Some(fetched.digest) != refused))
+            };
+            if pause::listen(end, &mut early, ask).await || end >= until {
                 return;
             }
+            self.send_reports().await;
         }
-        tokio::time::sleep_until(until).await;
     }
 }
 
@@ -375,7 +465,7 @@ fn finding(code: &str, subject: &str, message: String) -> Finding {
     Finding { code: code.to_owned(), severity: Severity::Error, subject: subject.to_owned(), message, hint: None }
 }
 
-/// Runs the service until SIGTERM or SIGINT.
+/// Runs the service until SIGTERM or SIGINT. A converge that is under way then ends after the step that it is at.
 ///
 /// # Errors
 /// It cannot begin or go on.
@@ -383,6 +473,7 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    let stop = Arc::<Stop>::default();
     let work = async {
         let mut tries = 0;
         let mut agent = loop {
@@ -405,14 +496,17 @@ pub async fn run(config: Config) -> Result<(), ServiceError> {
                 Err(error) => return Err(error),
             }
         };
+        agent.stop = stop.clone();
         agent.serve().await
     };
-    tokio::select! {
-        result = work => result,
-        () = watchdog() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    }
+    let told = async {
+        tokio::select! {
+            () = watchdog() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    until(told, &stop, work).await.unwrap_or(Ok(()))
 }
 
 fn io(source: std::io::Error) -> ServiceError {
@@ -469,36 +563,5 @@ fn log_report(report: &Report) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_certificate_that_has_ended_is_told_as_that() {
-        let (identity, end) = identity::sample::made();
-        let network = FetchError::Network { frontend: "https://f".into(), why: "handshake failure".into() };
-        let told = |now| in_the_way(Some(&network), &identity, now).expect("something is");
-        assert_eq!(told(end).code, "frontend-unreachable");
-        let over = told(end + jiff::SignedDuration::from_secs(1));
-        assert_eq!(over.code, "certificate-ended");
-        assert!(over.message.contains("handshake failure"), "{over:?}");
-        assert!(over.hint.is_some_and(|hint| hint.contains("rocks report host join a-0-0")));
-        assert!(in_the_way(None, &identity, end + jiff::SignedDuration::from_secs(1)).is_none());
-    }
-
-    #[tokio::test]
-    async fn a_join_document_counts_when_the_certificate_has_ended_and_not_before() {
-        let root = tempfile::tempdir().expect("a folder");
-        let config = Config::load(root.path(), None, None).expect("no files");
-        let (now, hour) = (Timestamp::now(), jiff::SignedDuration::from_hours(1));
-        let path = join_path(&config);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        std::fs::write(&path, "nonsense").expect("written");
-        identity::sample::keep(&config.state, now - hour, now + hour);
-        assert!(!identity(&config).await.expect("it is used").is_over(now));
-        // It is looked at, and what cannot be used is no reason to have no identity.
-        identity::sample::keep(&config.state, now - hour * 2, now - hour);
-        assert!(identity(&config).await.expect("the old one").is_over(now));
-        std::fs::remove_dir_all(config.state.join(identity::FOLDER)).expect("removed");
-        assert!(matches!(identity(&config).await, Err(IdentityError::Bad { .. })));
-    }
-}
+#[path = "service_tests.rs"]
+mod tests;

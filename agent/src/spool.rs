@@ -119,6 +119,21 @@ pub async fn send(state: &Path, client: &mut Client) -> bool {
     true
 }
 
+/// Sends a report that could not be kept. Whether it need not be sent any more.
+pub async fn send_unkept(report: &Report, client: &mut Client) -> bool {
+    let fitting = json_of(report, REPORT_BYTES).and_then(|json| Ok(serde_json::from_slice::<Report>(&json)?));
+    let why = match fitting {
+        Ok(report) => match client.report(&report).await {
+            Ok(()) => return true,
+            Err(error @ FetchError::Refused { status, .. }) if is_final(status) => error.to_string(),
+            Err(_) => return false,
+        },
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!("the report {} is given up: {why}", report.id);
+    true
+}
+
 /// A report that waits; one that an agent from before kept may be too large.
 fn read(path: &Path) -> io::Result<Report> {
     let bytes = files::read(path, 64 << 20)?.ok_or(io::ErrorKind::NotFound)?;

@@ -239,7 +239,8 @@ pub struct Report {
     /// What the instance is.
     #[serde(default)]
     pub facts: Facts,
-    /// The kickstart that was worked on, if one could be fetched and trusted.
+    /// The kickstart that was worked on, if one could be fetched and trusted. None of an agent that was told to end
+    /// before it was done: that says nothing of the kickstart.
     pub kickstart: Option<Digest>,
     /// Its generation.
     pub generation: Option<Generation>,

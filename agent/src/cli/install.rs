@@ -3,6 +3,7 @@
 //! An image builder calls it inside the image's root. All sections run, in the installer's order, commands are applied to files, and
 //! at the end the kickstart is left as `/etc/rocks-agent/applied.ks`, so that the agent finds nothing to do when the machine runs.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rocks_common::diag::{Severity, Source};
@@ -155,7 +156,11 @@ fn install(args: &Args, mut config: Config, output: &mut Output<'_>) -> Result<I
     let mut journal = Journal::open(&config.state)?;
     let mut findings = network(&config.root, &desired.commands)?;
     let executor = Executor { config: &config, processes: &processes, mirror: Some(mirror) };
-    let executed = executor.run(&plan, &mut journal, &mut |title| output.message(&format!("{title}\n")))?;
+    let mut tell = |title: &str| {
+        output.message(&format!("{title}\n"));
+        ControlFlow::Continue(())
+    };
+    let executed = executor.run(&plan, &mut journal, &mut tell)?;
     findings.extend(plan.findings);
     findings.extend(executed.findings);
     let bad = findings.iter().any(|found| found.severity == Severity::Error);

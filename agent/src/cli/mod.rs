@@ -147,6 +147,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>, output: &mut Output<'_>) -
             return output::FAILED.into();
         }
     };
+    if matches!(cli.command, Command::Run | Command::Converge | Command::Install(_)) {
+        // Sections and package managers make files as in an installer, whoever started this; the agent's own say their
+        // mode.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    }
     let code = match cli.command {
         // Answered above.
         Command::Check(_)

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::converge::{self, Turn};
 use crate::fetch::FetchError;
 use crate::identity::{self, IdentityError};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::output::{self, Output};
 use crate::process::System;
 use crate::service::{self, Agent, ServiceError};
@@ -24,7 +24,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Runs `work` on a runtime of one thread.
 pub(super) fn block<T>(output: &mut Output<'_>, work: impl Future<Output = T>) -> Result<T, u8> {
     match runtime() {
-        Ok(runtime) => Ok(runtime.block_on(work)),
+        Ok(runtime) => {
+            let done = runtime.block_on(work);
+            // What still runs beside it, a converge that does not end or a name that is looked up, is not waited for.
+            runtime.shutdown_background();
+            Ok(done)
+        }
         Err(error) => {
             output.message(&format!("error: {error}\n"));
             Err(output::FAILED)
@@ -39,6 +44,12 @@ fn failure(error: &ServiceError, output: &mut Output<'_>) -> u8 {
         | ServiceError::Identity(IdentityError::Fetch(FetchError::Network { .. })) => output::TEMPORARY,
         ServiceError::Identity(IdentityError::NotEnrolled) => {
             output.message("hint: rocks-agent enrol --join FILE, with what `rocks add host` printed\n");
+            output::FAILED
+        }
+        ServiceError::Journal(JournalError::Locked { .. }) => {
+            output.message(
+                "hint: the service converges by itself; to do it by hand, `systemctl stop rocks-agent` first\n",
+            );
             output::FAILED
         }
         _ => output::FAILED,
@@ -224,8 +235,8 @@ pub(super) fn plan(config: Config, diff: bool, format: Format, output: &mut Outp
         output.message(&problems.render());
         return output::FAILED;
     }
-    let applied = match Journal::open(&config.state) {
-        Ok(journal) => journal.state().applied.clone(),
+    let applied = match Journal::look(&config.state) {
+        Ok(state) => state.applied,
         Err(error) => return failure(&error.into(), output),
     };
     let turn = Turn { config: &config, processes: &System, mirror: None, facts: identity::facts(&config.root) };
@@ -255,6 +266,14 @@ pub(super) fn run(config: Config, output: &mut Output<'_>) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_finds_another_agent_at_work_is_told_what_to_do() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let error = ServiceError::Journal(JournalError::Locked { path: "lock".into() });
+        assert_eq!(failure(&error, &mut Output { out: &mut out, err: &mut err }), output::FAILED);
+        assert!(String::from_utf8_lossy(&err).contains("systemctl stop rocks-agent"));
+    }
 
     #[test]
     fn a_turn_is_only_well_if_the_frontend_had_its_say() {

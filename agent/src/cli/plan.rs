@@ -58,11 +58,10 @@ fn offline(args: &Args, path: &Path, config: &Config) -> Result<(rocks_common::p
             (text, Applied::all_of(&kickstart, &config.policy))
         }
         // The journal is only looked at; a machine that has none has applied nothing.
-        None if config.state.join("journal").exists() => {
-            let journal = Journal::open(&config.state).map_err(|error| format!("error: {error}\n"))?;
-            (String::new(), journal.state().applied.clone())
+        None => {
+            let state = Journal::look(&config.state).map_err(|error| format!("error: {error}\n"))?;
+            (String::new(), state.applied)
         }
-        None => (String::new(), Applied::default()),
     };
     let turn = Turn { config, processes: &System, mirror: None, facts: identity::facts(&config.root) };
     let plan = turn.plan(&desired, &applied).map_err(|error| format!("error: {error}\n"))?;

@@ -37,7 +37,7 @@ impl Executor<'_> {
     }
 
     /// Runs a program and fails with what it printed.
-    fn call(&self, program: &str, args: &[&str], input: Option<String>) -> Result<String, String> {
+    pub(super) fn call(&self, program: &str, args: &[&str], input: Option<String>) -> Result<String, String> {
         let task = Task::new(program, args).input(input.unwrap_or_default());
         match self.processes.run(&task) {
             Ok(finished) if finished.success() => Ok(finished.text()),
@@ -121,15 +121,23 @@ impl Executor<'_> {
         let mut outcome = Outcome::default();
         for (verb, units) in [("enable", enabled), ("disable", disabled)] {
             for unit in units {
-                if unit.starts_with('-') {
-                    return Err(format!("`{unit}` is not a unit"));
-                }
-                if self.is_live() && self.systemd_runs() {
-                    self.call("systemctl", &[verb, "--now", "--", unit], None)?;
+                let done = if unit.starts_with('-') {
+                    Err(format!("`{unit}` is not a unit"))
+                } else if self.is_live() && self.systemd_runs() {
+                    self.call("systemctl", &[verb, "--now", "--", unit], None)
                 } else {
-                    self.call("systemctl", &[&root, verb, "--", unit], None)?;
-                }
-                if self.is_live() && !self.systemd_runs() {
+                    self.call("systemctl", &[&root, verb, "--", unit], None)
+                };
+                // One that cannot be switched is no reason to leave the others as they are.
+                if let Err(error) = done {
+                    if verb == "disable" && is_unknown_unit(&error) {
+                        let message = "there is no such unit to disable; nothing was done".to_owned();
+                        outcome.findings.push(finding("no-such-unit", Severity::Warning, unit, message, None));
+                        continue;
+                    }
+                    outcome.failed = true;
+                    outcome.output.push_str(&format!("{error}\n"));
+                } else if self.is_live() && !self.systemd_runs() {
                     let message = format!("systemd does not run here: {verb}d, and neither started nor stopped");
                     outcome.findings.push(finding("no-service-manager", Severity::Note, unit, message, None));
                 }
@@ -186,11 +194,11 @@ impl Executor<'_> {
         for interface in trust {
             offline(&["--zone=trusted".to_owned(), format!("--add-interface={interface}")])?;
         }
-        self.services(&["firewalld".to_owned()], &[])?;
-        if live {
+        let outcome = self.services(&["firewalld".to_owned()], &[])?;
+        if live && !outcome.failed {
             self.call("firewall-cmd", &["--reload"], None)?;
         }
-        Ok(Outcome::default())
+        Ok(outcome)
     }
 
     /// The fields of `name`'s line in `/etc/passwd` or `/etc/group`.
@@ -221,12 +229,31 @@ impl Executor<'_> {
         Ok(Outcome::default())
     }
 
+    /// Makes the group with the number `gid` if there is none, with the user's name, as an installer does.
+    fn primary_group(&self, user: &str, gid: u32) -> Result<(), String> {
+        let wanted = gid.to_string();
+        let groups = fs::read_to_string(self.path("etc/group")).unwrap_or_default();
+        let is_there = groups.lines().any(|line| line.split(':').nth(2) == Some(&wanted))
+            // Not all groups of a machine that runs are in its file.
+            || self.is_live() && self.call("getent", &["group", &wanted], None).is_ok();
+        if is_there {
+            return Ok(());
+        }
+        if self.entry("etc/group", user).is_some() {
+            return Err(format!("there is no group with the number {gid}, and the group `{user}` has another"));
+        }
+        self.group(user, Some(gid)).map(drop)
+    }
+
     fn user(&self, user: &User) -> Done {
         let there = self.entry("etc/passwd", &user.name).is_some();
         for group in &user.groups {
             if self.entry("etc/group", group).is_none() {
                 self.group(group, None)?;
             }
+        }
+        if let Some(gid) = user.gid {
+            self.primary_group(&user.name, gid)?;
         }
         let mut args: Vec<String> = Vec::new();
         let mut option =
@@ -273,6 +300,13 @@ impl Executor<'_> {
         }
         Ok(Outcome::default())
     }
+}
+
+/// Whether systemctl complains that it does not know a unit, in the words of any of its ages.
+fn is_unknown_unit(complaint: &str) -> bool {
+    let has = |words: &str| complaint.contains(words);
+    let is_file = has("Failed to execute operation: No such file") || has("Failed to disable unit: No such file");
+    is_file || has("nit") && (has("does not exist") || has("not loaded") || has("not found"))
 }
 
 #[cfg(test)]

@@ -5,14 +5,18 @@ use super::*;
 use crate::config::Config;
 use crate::process::{Finished, Processes};
 
-/// Notes what it is asked to run and says that it went well.
+/// Notes what it is asked to run and says that it went well, unless it is about a word of the second: then it fails
+/// with what stands there.
 #[derive(Default)]
-struct Recorder(RefCell<Vec<(String, String)>>);
+struct Recorder(RefCell<Vec<(String, String)>>, Vec<(&'static str, &'static str)>);
 
 impl Processes for Recorder {
     fn run(&self, task: &Task) -> std::io::Result<Finished> {
         let call = format!("{} {}", task.program, task.args.join(" "));
         self.0.borrow_mut().push((call, String::from_utf8_lossy(&task.input).into_owned()));
+        if let Some((_, text)) = self.1.iter().find(|(word, _)| task.args.iter().any(|arg| arg == word)) {
+            return Ok(Finished { code: Some(1), timed_out: false, output: text.as_bytes().to_vec(), cut: false });
+        }
         Ok(Finished { code: Some(0), timed_out: false, output: Vec::new(), cut: false })
     }
 }
@@ -109,6 +113,23 @@ fn accounts_are_made_once_and_passwords_go_by_standard_input() {
 }
 
 #[test]
+fn a_users_group_that_is_known_by_number_alone_is_made() {
+    let machine = Machine::new();
+    let user = |name: &str, gid| LiveCommand::User(User { name: name.into(), gid: Some(gid), ..User::default() });
+    assert!(!machine.apply(user("alice", 2001)).failed && !machine.apply(user("bob", 10)).failed);
+    // To give a group that is there another number is not what was asked for.
+    assert!(machine.apply(user("wheel", 2002)).failed);
+    assert_eq!(
+        machine.calls(),
+        [
+            "groupadd --root R -g 2001 -- alice",
+            "useradd --root R -g 2001 -m -- alice",
+            "useradd --root R -g 10 -m -- bob"
+        ]
+    );
+}
+
+#[test]
 fn keys_are_added_once_and_links_are_not_followed() {
     let machine = Machine::new();
     let key = |key: &str| LiveCommand::SshKey { user: "root".into(), key: key.into() };
@@ -120,6 +141,30 @@ fn keys_are_added_once_and_links_are_not_followed() {
     fs::remove_dir_all(machine.root.path().join("root/.ssh")).expect("removed");
     std::os::unix::fs::symlink("/tmp", machine.root.path().join("root/.ssh")).expect("linked");
     assert!(machine.apply(key("ssh-ed25519 C c")).failed);
+}
+
+#[test]
+fn a_unit_that_cannot_be_switched_keeps_no_other_from_it() {
+    let mut machine = Machine::new();
+    let units = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    machine.recorder.1 = vec![("gone", "Failed to disable unit: Unit file gone.service does not exist.\n")];
+    let services = |enabled: &[&str], disabled: &[&str]| LiveCommand::Services {
+        enabled: units(enabled),
+        disabled: units(disabled),
+    };
+    let outcome = machine.apply(services(&["chronyd"], &["gone", "kdump"]));
+    assert!(!outcome.failed && machine.calls().len() == 3, "{outcome:?}");
+    assert_eq!(
+        outcome.findings.iter().map(|f| (f.code.as_str(), f.subject.as_str())).collect::<Vec<_>>(),
+        [("no-such-unit", "gone")]
+    );
+    // What is to be enabled must be there.
+    let outcome = machine.apply(services(&["gone", "-x", "sshd"], &["kdump"]));
+    assert!(outcome.failed && machine.calls().len() == 6, "{outcome:?}");
+    assert!(outcome.output.contains("gone.service does not exist") && outcome.output.contains("`-x`"), "{outcome:?}");
+    assert!(machine.calls().iter().any(|call| call == "systemctl --root=R enable -- sshd"));
+    machine.recorder.1 = vec![("kdump", "Failed to connect to bus: No such file or directory\n")];
+    assert!(machine.apply(services(&[], &["kdump"])).failed);
 }
 
 #[test]

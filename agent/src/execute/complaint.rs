@@ -46,7 +46,7 @@ pub(super) fn of(output: &str) -> (&'static str, String) {
 /// What to do about a complaint with this code.
 pub(super) fn hint(code: &str) -> &'static str {
     match code {
-        "no-key" => "set `gpgkeys` in /etc/rocks-agent/agent.toml, or `rpm --import KEY`; it is tried again",
+        "no-key" => "set `gpgkeys` in /etc/rocks-agent/agent.toml and restart the agent, or `rpm --import KEY`",
         _ => "it is tried again",
     }
 }

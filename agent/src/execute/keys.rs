@@ -6,14 +6,17 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rocks_common::diag::Severity;
+use rocks_common::wire::Finding;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::{Executor, Outcome};
+use super::{Executor, Outcome, finding};
 use crate::beneath::{self, CAREFUL};
+use crate::process::is_there;
 
 const FOLDER: &str = ".ssh";
 const FILE: &str = "authorized_keys";
@@ -56,7 +59,21 @@ impl Executor<'_> {
         let owner = Owner { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) };
         let done = add(&self.config.root, Path::new(home), owner, key);
         done.map_err(|error| format!("{home}/{FOLDER}/{FILE}: {error}"))?;
-        Ok(Outcome::default())
+        let findings = if self.is_live() { self.label(home) } else { None };
+        Ok(Outcome { findings: findings.into_iter().collect(), ..Outcome::default() })
+    }
+
+    /// Gives what was made its own SELinux label: from the home folder it has one with which sshd may not read it. Only
+    /// what was made, and not what else a user may have put beside it.
+    fn label(&self, home: &str) -> Option<Finding> {
+        let root = &self.config.root;
+        if !root.join("sys/fs/selinux/enforce").exists() || !is_there(root, "restorecon") {
+            return None;
+        }
+        let (folder, file) = (format!("{home}/{FOLDER}"), format!("{home}/{FOLDER}/{FILE}"));
+        let error = self.call("restorecon", &["-F", "--", &folder, &file], None).err()?;
+        let hint = Some("`restorecon -RF` it, or sshd may not be let read it");
+        Some(finding("not-labelled", Severity::Note, &folder, error, hint))
     }
 }
 
@@ -135,10 +152,13 @@ fn remove(folder: &OwnedFd, name: &str, flags: AtFlags) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+    use crate::config::Config;
+    use crate::process::{Finished, Processes, Task};
 
     struct Home(tempfile::TempDir);
 
@@ -207,6 +227,35 @@ mod tests {
             let elsewhere = home.0.path().join("elsewhere");
             assert!(!elsewhere.join(FILE).exists() && !elsewhere.join(FOLDER).join(FILE).exists(), "{what}");
         }
+    }
+
+    /// restorecon, which ends with this status.
+    struct Labels(RefCell<Vec<String>>, i32);
+
+    impl Processes for Labels {
+        fn run(&self, task: &Task) -> io::Result<Finished> {
+            self.0.borrow_mut().push(format!("{} {}", task.program, task.args.join(" ")));
+            Ok(Finished { code: Some(self.1), timed_out: false, output: b"no policy\n".to_vec(), cut: false })
+        }
+    }
+
+    #[test]
+    fn what_was_made_is_labelled_where_labels_count() {
+        let root = tempfile::tempdir().expect("a folder");
+        let config = Config::load(root.path(), None, None).expect("no files");
+        let mut labels = Labels(RefCell::default(), 0);
+        let label = |labels: &Labels| Executor { config: &config, processes: labels, mirror: None }.label("/home/a");
+        for path in ["sys/fs/selinux/enforce", "usr/sbin/restorecon"] {
+            assert!(label(&labels).is_none() && labels.0.borrow().is_empty());
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| fs::write(path, "1")).expect("written");
+        }
+        assert!(label(&labels).is_none());
+        assert_eq!(labels.0.take(), ["restorecon -F -- /home/a/.ssh /home/a/.ssh/authorized_keys"]);
+        // It is said, and no failure.
+        labels.1 = 255;
+        let found = label(&labels).expect("a finding");
+        assert!(found.severity == Severity::Note && found.message.contains("no policy"), "{found:?}");
     }
 
     #[test]

@@ -11,12 +11,13 @@ mod script;
 mod unit;
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rocks_common::diag::Severity;
-use rocks_common::plan::{Action, Manager, PackageChange, Plan, Step, StepId};
+use rocks_common::plan::{Action, Manager, PackageChange, Plan, Repository, Step, StepId};
 use rocks_common::wire::{Finding, StepReport, StepState};
 
 use crate::config::Config;
@@ -88,7 +89,8 @@ pub struct Executed {
 }
 
 impl Executor<'_> {
-    /// Carries out `plan`.
+    /// Carries out `plan`. `progress` hears of every step before it is begun, and may end the work there: what was not
+    /// begun is done when the plan is made again.
     ///
     /// # Errors
     /// The journal cannot be written: then nothing more is done.
@@ -96,7 +98,7 @@ impl Executor<'_> {
         &self,
         plan: &Plan,
         journal: &mut Journal,
-        progress: &mut dyn FnMut(&str),
+        progress: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Executed, JournalError> {
         let mut executed = Executed { complete: true, ..Executed::default() };
         let mut failed: HashSet<&StepId> = HashSet::new();
@@ -107,13 +109,21 @@ impl Executor<'_> {
                 executed.steps.push(report(step, StepState::Blocked, Duration::ZERO, &Outcome::default()));
                 continue;
             }
-            progress(&step.title());
+            if progress(&step.title()).is_break() {
+                executed.complete = false;
+                let left = plan.steps.len() - number;
+                let message =
+                    format!("the agent was told to end before {left} of {} steps were begun", plan.steps.len());
+                let hint = Some("they are done when it runs again");
+                executed.findings.push(finding("stopped", Severity::Note, "agent", message, hint));
+                break;
+            }
             boundary("before", number);
             self.forget_transaction();
             journal.begun(step)?;
             boundary("begun", number);
             let started = Instant::now();
-            let outcome = self.step(step);
+            let outcome = self.step(step, &plan.repositories);
             boundary("done", number);
             let state = match (outcome.failed, outcome.timed_out) {
                 (_, true) => StepState::TimedOut,
@@ -134,10 +144,10 @@ impl Executor<'_> {
         Ok(executed)
     }
 
-    fn step(&self, step: &Step) -> Outcome {
+    fn step(&self, step: &Step, repositories: &[Repository]) -> Outcome {
         match &step.action {
             Action::Repositories(repositories) => self.repositories(repositories),
-            Action::Packages(change) => self.packages(step, change),
+            Action::Packages(change) => self.packages(step, change, repositories),
             Action::Command(command) => self.command(command),
             Action::Script(run) => self.script(step, run),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,7 +76,12 @@ impl Executor<'_> {
         }
         // Users may look where packages come from, but a password is none of theirs.
         let mode = if repositories.iter().any(has_password) { 0o600 } else { 0o644 };
-        match files::write(&self.config.root.join(REPO_FILE), text.as_bytes(), mode) {
+        let path = self.config.root.join(REPO_FILE);
+        let has_mode = fs::symlink_metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o7777 == mode);
+        if has_mode && files::read(&path, REPO_BYTES).is_ok_and(|there| there.is_some_and(|it| it == text.as_bytes())) {
+            return Outcome::default();
+        }
+        match files::write(&path, text.as_bytes(), mode) {
             Ok(()) => Outcome::default(),
             Err(error) => Outcome::failure(format!("{REPO_FILE}: {error}\n")),
         }
@@ -123,7 +129,7 @@ impl Executor<'_> {
         text
     }
 
-    pub(super) fn packages(&self, step: &Step, change: &PackageChange) -> Outcome {
+    pub(super) fn packages(&self, step: &Step, change: &PackageChange, repositories: &[Repository]) -> Outcome {
         let tools = if self.is_live() { self.config.root.as_path() } else { Path::new("/") };
         let Some(tool) = Tool::find(tools) else {
             return Outcome::failure(format!("none of {} is here\n", Manager::NAMES.join(", ")));
@@ -135,7 +141,7 @@ impl Executor<'_> {
         }
         let mut outcome = Outcome::default();
         if !change.install.is_empty() {
-            outcome = self.install(&tool, step, change);
+            outcome = self.install(&tool, step, change, repositories);
         }
         if !outcome.failed && !change.remove.is_empty() {
             let removed = self.remove(&tool, step, change);
@@ -148,8 +154,10 @@ impl Executor<'_> {
             outcome.installed = change.brought_in(&before, &after);
             outcome.removed = change.remove.iter().filter(|name| !there.contains(*name)).cloned().collect();
             if outcome.failed && before == there {
-                let hint = "nothing was installed; it is tried again".to_owned();
-                outcome.findings.iter_mut().for_each(|found| found.hint = Some(hint.clone()));
+                for found in &mut outcome.findings {
+                    let hint = found.hint.as_deref().unwrap_or("it is tried again");
+                    found.hint = Some(format!("nothing was installed; {hint}"));
+                }
             }
             for spec in &change.install {
                 if !outcome.failed && after.has(spec) == Some(false) {
@@ -171,7 +179,14 @@ impl Executor<'_> {
         observe::packages(&self.config.root, Some(&observe::cache(&self.config.state)), self.processes)
     }
 
-    fn install(&self, tool: &Tool, step: &Step, change: &PackageChange) -> Outcome {
+    fn install(&self, tool: &Tool, step: &Step, change: &PackageChange, repositories: &[Repository]) -> Outcome {
+        // The step that wrote the file may be long ago: somebody may have changed it since, or the configuration.
+        if !repositories.is_empty() {
+            let written = self.repositories(repositories);
+            if written.failed {
+                return written;
+            }
+        }
         let near = self.near();
         let folder = near.as_ref().map(|(_, folder)| folder.display().to_string());
         let root = self.other_root();
@@ -226,7 +241,7 @@ impl Executor<'_> {
         if !outcome.failed
             && let Ok(after) = self.inventory()
         {
-            let is_lost = |spec: &&PackageSpec| there.has(spec) == Some(true) && after.has(spec) == Some(false);
+            let is_lost = |spec: &&PackageSpec| there.has(spec) != Some(false) && after.has(spec) == Some(false);
             for spec in change.keep.iter().filter(is_lost) {
                 outcome.failed = true;
                 let message = "it went with a package that was removed, and the kickstart names it".to_owned();

@@ -1,5 +1,5 @@
 use std::cell::RefCell;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use rocks_common::plan::{Action, StepId};
 
@@ -39,7 +39,7 @@ impl Machine {
     fn install(&self, change: &PackageChange) -> Outcome {
         let executor = Executor { config: &self.config, processes: self, mirror: None };
         let tool = Tool { name: "dnf", kind: Manager::Dnf5, plugins: Vec::new() };
-        executor.install(&tool, &Self::step(change.clone()), change)
+        executor.install(&tool, &Self::step(change.clone()), change, &[repository("https://h/", None)])
     }
 }
 
@@ -79,6 +79,19 @@ impl Processes for Machine {
     }
 }
 
+fn repository(url: &str, proxy: Option<&str>) -> Repository {
+    Repository {
+        id: "r".into(),
+        location: RepositoryLocation::BaseUrl(url.into()),
+        cost: None,
+        exclude: Vec::new(),
+        include: Vec::new(),
+        proxy: proxy.map(ToOwned::to_owned),
+        no_verify_tls: false,
+        frontend: false,
+    }
+}
+
 fn change(remove: &[&str], keep: &[&str]) -> PackageChange {
     PackageChange {
         remove: remove.iter().map(|name| (*name).to_owned()).collect(),
@@ -112,6 +125,10 @@ fn a_step_that_takes_a_wanted_package_along_fails() {
     assert_eq!(codes(&outcome), ["wanted-removed"]);
     let machine = Machine::new(&["tomcat", "java"], &[], false);
     assert!(!machine.remove(&change(&["java"], &["tomcat", "never-there"])).failed);
+    let machine = Machine::new(&["tomcat", "java"], &[("tomcat", "java")], false);
+    let keep = ["tom*", "never*"].map(|pattern| PackageSpec::Glob(pattern.into())).to_vec();
+    let outcome = machine.remove(&PackageChange { keep, ..change(&["java"], &[]) });
+    assert!(outcome.failed && codes(&outcome) == ["wanted-removed"], "{outcome:?}");
 }
 
 #[test]
@@ -145,18 +162,35 @@ fn the_manager_is_what_its_name_leads_to() {
 }
 
 #[test]
+fn packages_are_installed_from_what_the_kickstart_and_the_configuration_say_now() {
+    let mut machine = Machine::new(&[], &[], false);
+    let path = machine.root.path().join(REPO_FILE);
+    let install = |machine: &Machine| {
+        let install = vec![PackageSpec::Package("vim".into())];
+        assert!(!machine.install(&PackageChange { install, ..PackageChange::default() }).failed);
+        fs::read_to_string(&path).expect("there")
+    };
+    let first = install(&machine);
+    assert!(first.contains("gpgcheck=1") && !first.contains("gpgkey="), "{first}");
+    let written = || fs::metadata(&path).and_then(|meta| meta.modified()).expect("there");
+    let (before, inode) = (written(), fs::metadata(&path).expect("there").ino());
+    assert_eq!(install(&machine), first);
+    assert_eq!((written(), fs::metadata(&path).expect("there").ino()), (before, inode));
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(install(&machine), first);
+    fs::write(&path, "[rocks-r]\nenabled=0\n").expect("written");
+    machine.config.gpgkeys = vec!["file:///k".into()];
+    assert!(install(&machine).contains("gpgkey=file:///k\n"));
+    // What cannot be written is no way to packages.
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir_all(path.join("in the way")).expect("made");
+    let install = vec![PackageSpec::Package("vim".into())];
+    assert!(machine.install(&PackageChange { install, ..PackageChange::default() }).failed);
+}
+
+#[test]
 fn a_repository_with_a_password_is_for_root_alone() {
     let machine = Machine::new(&[], &[], true);
-    let repository = |url: &str, proxy: Option<&str>| Repository {
-        id: "r".into(),
-        location: RepositoryLocation::BaseUrl(url.into()),
-        cost: None,
-        exclude: Vec::new(),
-        include: Vec::new(),
-        proxy: proxy.map(ToOwned::to_owned),
-        no_verify_tls: false,
-        frontend: false,
-    };
     let mode = |repository: Repository| {
         let executor = Executor { config: &machine.config, processes: &machine, mirror: None };
         assert!(!executor.repositories(&[repository]).failed);

@@ -82,13 +82,14 @@ impl Inventory {
         self.packages.iter().map(|package| package.name.as_str())
     }
 
-    /// Whether what `spec` names is there; nothing can be said of groups and modules.
+    /// Whether what `spec` names is there. Nothing can be said of groups and modules, nor of a pattern that fits
+    /// something: repositories may have more.
     #[must_use]
     pub fn has(&self, spec: &PackageSpec) -> Option<bool> {
         match spec {
             PackageSpec::Package(name) => Some(self.find(name).is_some()),
-            PackageSpec::Glob(pattern) => Some(self.packages.iter().any(|package| glob(pattern, &package.name))),
-            PackageSpec::Group { .. } | PackageSpec::Module(_) => None,
+            PackageSpec::Glob(pattern) if !self.names().any(|name| glob(pattern, name)) => Some(false),
+            PackageSpec::Glob(_) | PackageSpec::Group { .. } | PackageSpec::Module(_) => None,
         }
     }
 
@@ -233,7 +234,7 @@ mod tests {
         assert!(
             named(PackageSpec::Package("vi".into())).is_empty() && named(PackageSpec::Module("vim".into())).is_empty()
         );
-        let globs = |text: &str| inventory.has(&PackageSpec::Glob(text.into())) == Some(true);
+        let globs = |text: &str| inventory.has(&PackageSpec::Glob(text.into())).is_none();
         assert!(globs("kernel*") && globs("v?m") && globs("[a-l]*core") && globs("*"));
         assert!(!globs("x*") && !globs("[!a-z]*") && !globs("[") && !globs("vim?"));
     }

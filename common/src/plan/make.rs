@@ -17,7 +17,13 @@ pub fn plan(desired: &Kickstart, applied: &Applied, observed: &Inventory, policy
     let mut planner = Planner {
         applied,
         policy,
-        plan: Plan { kickstart: desired.digest, steps: Vec::new(), skipped: Vec::new(), findings: Vec::new() },
+        plan: Plan {
+            kickstart: desired.digest,
+            steps: Vec::new(),
+            repositories: Vec::new(),
+            skipped: Vec::new(),
+            findings: Vec::new(),
+        },
     };
     let mut must = Vec::new();
     if policy.installer {
@@ -114,6 +120,7 @@ impl Planner<'_> {
 
     fn repositories(&mut self, mut repositories: Vec<Repository>) -> Option<StepId> {
         repositories.dedup();
+        self.plan.repositories.clone_from(&repositories);
         let action = Action::Repositories(repositories);
         let digest = digest_of(&action);
         let Action::Repositories(list) = &action else { return None };
@@ -307,6 +314,15 @@ impl Applied {
     /// Takes note that `kickstart` was applied to its end. What it does not hold is forgotten, so that going back to an older
     /// text, or taking a section or command up again, applies it again.
     pub fn settle(&mut self, kickstart: &Kickstart) {
+        self.begin(kickstart);
+        self.installer.get_or_insert_with(|| Self::installer_of(kickstart));
+        self.kickstart = Some(kickstart.digest);
+    }
+
+    /// Takes note that `kickstart` begins to be applied. From now on the machine may be neither as it was nor as this
+    /// says: whatever this does not hold is forgotten before anything is done, and what it does hold stays, however
+    /// often it begins.
+    pub fn begin(&mut self, kickstart: &Kickstart) {
         let mut there: HashMap<(Option<String>, Digest), usize> = HashMap::new();
         for script in &kickstart.scripts {
             *there.entry((script.marker.as_ref().map(|marker| marker.node.clone()), script.digest)).or_default() += 1;
@@ -315,15 +331,16 @@ impl Applied {
             let count = there.get_mut(&(ran.node.clone(), ran.digest)).filter(|count| **count > 0);
             count.map(|count| *count -= 1).is_some()
         });
-        let mut keys = vec!["repositories".to_owned()];
+        let mut commands: HashMap<String, String> = HashMap::new();
         for command in &kickstart.commands {
             if let Meaning::Live(all) = meaning(command, None) {
-                keys.extend(all.into_iter().map(|(key, _)| key));
+                // The last of several counts.
+                commands.extend(all.into_iter().map(|(key, live)| (key, digest_of(&Action::Command(live)))));
             }
         }
-        self.commands.retain(|key, _| keys.contains(key));
-        self.installer.get_or_insert_with(|| Self::installer_of(kickstart));
-        self.kickstart = Some(kickstart.digest);
+        let named: BTreeSet<String> = kickstart.packages.install.iter().map(|entry| entry.spec.to_string()).collect();
+        self.groups.retain(|spec| named.contains(spec));
+        self.commands.retain(|key, digest| key == "repositories" || commands.get(key) == Some(digest));
     }
 
     /// Takes note that `step` was done; `installed` are the packages that it brought in because it was asked to.
@@ -334,7 +351,7 @@ impl Applied {
             }
             Action::Packages(change) => {
                 for spec in &change.install {
-                    if matches!(spec, PackageSpec::Group { .. } | PackageSpec::Module(_)) {
+                    if !matches!(spec, PackageSpec::Package(_)) {
                         self.groups.insert(spec.to_string());
                     }
                 }

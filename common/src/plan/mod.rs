@@ -32,6 +32,9 @@ pub struct Plan {
     pub kickstart: Digest,
     /// The steps, in the order in which they run.
     pub steps: Vec<Step>,
+    /// The repositories that the kickstart names, from which packages are installed.
+    #[serde(skip)]
+    pub repositories: Vec<Repository>,
     /// What the kickstart asks for and the plan leaves out on purpose.
     pub skipped: Vec<Skipped>,
     /// What the administrator should know (`needs-reprovision`).
@@ -282,7 +285,8 @@ pub struct Applied {
     /// tell apart any more.
     #[serde(rename = "asked")]
     pub packages: BTreeSet<String>,
-    /// The groups and modules that were installed: they cannot be seen in the package database.
+    /// The groups, modules and patterns that were installed: whether all of them is there cannot be seen in the package
+    /// database.
     pub groups: BTreeSet<String>,
     /// What only an installer can do, as it was when the machine was made or first seen: command → its lines.
     pub installer: Option<BTreeMap<String, Vec<String>>>,

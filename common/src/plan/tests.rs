@@ -47,7 +47,7 @@ fn a_plan_has_repositories_packages_commands_scripts_in_this_order() {
         ["use repositories base", "install vim @core", "set the time zone to Etc/UTC", "run b/nodes/x.xml post.1"]
     );
     let Action::Repositories(repositories) = &plan.steps[0].action else { panic!() };
-    assert!(repositories[0].frontend);
+    assert!(repositories[0].frontend && plan.repositories == *repositories);
     assert_eq!(plan.steps[1].reason, "not installed: vim (v/nodes/v.xml:3), @core");
     assert_eq!(plan.steps[3].after, [plan.steps[0].id.clone(), plan.steps[1].id.clone()]);
     assert_eq!(plan.findings.iter().map(|f| f.code.as_str()).collect::<Vec<_>>(), ["unknown-command"]);
@@ -76,6 +76,32 @@ fn a_section_runs_when_it_is_new_or_changed_and_not_because_it_moved() {
     let steps = plan(&twice, &Applied::default(), &Inventory::default(), &policy).steps;
     assert_eq!(steps.len(), 3);
     assert_ne!(steps[1].id, steps[2].id);
+}
+
+#[test]
+fn going_back_from_what_was_applied_in_part_applies_the_older_text_again() {
+    let policy = Policy::default();
+    let text = |n: u32| read(&format!("lang {n}\nservices --enabled=s{n}\n%post\ns{n}\n%end\n%post\nt{n}\n%end\n"));
+    let (old, new) = (text(1), text(2));
+    let mut applied = Applied::all_of(&old, &policy);
+    let first = plan(&new, &applied, &Inventory::default(), &policy);
+    assert!(first.steps.len() == 4 && first.steps[0].reason.contains("changed"), "{}", first.render());
+    applied.begin(&new);
+    // The language is being set when it is ended; or it is set, and so is one section.
+    let mut interrupted = applied.clone();
+    interrupted.begin(&old);
+    assert_eq!(plan(&old, &interrupted, &Inventory::default(), &policy).steps.len(), 4);
+    for step in [0, 2] {
+        applied.record(&first.steps[step], &[]);
+    }
+    // Going on does what is left, and that alone.
+    applied.begin(&new);
+    assert_eq!(
+        titles(&plan(&new, &applied, &Inventory::default(), &policy)),
+        [titles(&first)[1].clone(), titles(&first)[3].clone()]
+    );
+    applied.begin(&old);
+    assert_eq!(plan(&old, &applied, &Inventory::default(), &policy).steps.len(), 4);
 }
 
 #[test]
@@ -131,6 +157,26 @@ fn what_came_along_is_not_removed_and_neither_is_what_is_asked_for_by_another_na
 }
 
 #[test]
+fn what_cannot_be_seen_is_asked_for_once_and_again_when_it_is_taken_up_again() {
+    let policy = Policy::default();
+    let (with, without) = (read("%packages\njava-21*\n@web\n%end\n"), read("%packages\nvim\n%end\n"));
+    // That one fits does not say that there are no others.
+    let there = installed(&["java-21-headless"]);
+    let mut applied = Applied::default();
+    let first = plan(&with, &applied, &there, &policy);
+    assert_eq!(titles(&first), ["install java-21* @web"]);
+    applied.begin(&with);
+    applied.record(&first.steps[0], &[]);
+    applied.settle(&with);
+    assert!(plan(&with, &applied, &there, &policy).is_empty());
+    assert!(plan(&with, &Applied::all_of(&with, &policy), &there, &policy).is_empty());
+    // Where nothing fits, nothing was installed, or it is gone.
+    assert_eq!(titles(&plan(&with, &applied, &installed(&[]), &policy)), ["install java-21*"]);
+    applied.settle(&without);
+    assert_eq!(titles(&plan(&with, &applied, &there, &policy)), ["install java-21* @web"]);
+}
+
+#[test]
 fn passwords_are_not_in_what_people_see() {
     let kickstart = read("rootpw --iscrypted $6$secret\nuser --name=a --password=secret\n");
     let plan = plan(&kickstart, &Applied::default(), &Inventory::default(), &Policy::default());
@@ -170,6 +216,11 @@ proptest! {
         for text in [&a, &b] {
             let kickstart = read(text);
             let first = plan(&kickstart, &applied, &there, &policy);
+            // What is forgotten at the beginning is nothing that counts for this text.
+            let mut begun = applied.clone();
+            begun.begin(&kickstart);
+            let steps = |plan: &Plan| plan.steps.iter().map(|step| step.action.clone()).collect::<Vec<_>>();
+            prop_assert_eq!(steps(&plan(&kickstart, &begun, &there, &policy)), steps(&first));
             prop_assert_eq!(&plan(&kickstart, &applied, &there, &policy), &first);
             let mut ids: Vec<_> = first.steps.iter().map(|s| &s.id).collect();
             ids.sort();
