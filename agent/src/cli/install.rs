@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rocks_common::diag::{Severity, Source};
-use rocks_common::kickstart::Command;
+use rocks_common::kickstart::{Command, option_value};
 use rocks_common::plan::{Applied, Plan};
 use rocks_common::wire::{Finding, StepReport, StepState};
 use rocks_common::{kickstart, limits};
@@ -104,11 +104,7 @@ fn indented(text: &str) -> String {
 /// the sections run, so that what they make of it stays.
 fn network(root: &Path, commands: &[Command]) -> Result<Vec<Finding>, InstallError> {
     let network = commands.iter().filter(|command| command.name == "network");
-    let fixed = |command: &&Command| {
-        let protocols = command.args.windows(2).filter(|two| two[0] == "--bootproto").map(|two| two[1].as_str());
-        let mut protocols = protocols.chain(command.args.iter().filter_map(|arg| arg.strip_prefix("--bootproto=")));
-        protocols.any(|protocol| protocol != "dhcp")
-    };
+    let fixed = |command: &&Command| option_value(&command.args, "--bootproto").is_some_and(|way| way != "dhcp");
     let finding = |code: &str, message: &str, origin: Option<&str>| Finding {
         code: code.into(),
         severity: Severity::Warning,
