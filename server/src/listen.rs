@@ -514,7 +514,7 @@ async fn renew(public: &Arc<Public>, caller: &Caller, request: Request<Incoming>
         Ok(request) => {
             let slot = public.service.slot(&caller.host);
             let Some(_turn) = slot.turn(TURN).await else { return busy(ONE_AT_A_TIME) };
-            let proof = Proof::Former(&caller.serial);
+            let proof = Proof::Former(&caller.serial, caller.not_after);
             give(public, &caller.host, &request.csr, &request.facts, proof, Timestamp::now()).await
         }
     }

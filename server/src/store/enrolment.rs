@@ -167,7 +167,8 @@ impl Store {
     /// the host before is it no more.
     ///
     /// # Errors
-    /// A conflict if the instance has enrolled before, with another key; or there is no such host. The certificate must not be given then.
+    /// A conflict if the instance has enrolled before, with another key, or if the host was given to another machine by hand after it was launched; or
+    /// there is no such host. The certificate must not be given then.
     pub async fn enrol_member(
         &self,
         new: &NewInstance<'_>,
@@ -178,6 +179,14 @@ impl Store {
         // Its provision sees to the end of its host, so that none is named here, and says when the instance has ended: one that was stopped
         // and is started again has a new document.
         let is_new = new.note(&mut work, None, now).await?;
+        let sql = "select 1 from host where name = ? and by_hand > ?";
+        let launched = new.document.pending_time.as_second();
+        let given = sqlx::query(sql).bind(certificate.host.as_str()).bind(launched).fetch_optional(&mut *work).await?;
+        if is_new && given.is_some() {
+            let message =
+                format!("a join document of {} was asked for after the instance was launched", certificate.host);
+            return Err(StoreError::Conflict(message));
+        }
         let has_revoked = is_new && take_place(&mut work, certificate.host, None).await?;
         certificate.note(&mut work, now).await?;
         work.commit().await?;

@@ -24,8 +24,8 @@ pub struct NewCertificate<'c> {
 pub enum Proof<'p> {
     /// A join token, and the key (its digest) that the certificate is for.
     Token(&'p Digest, &'p Digest),
-    /// The certificate that it takes the place of, by its serial number.
-    Former(&'p str),
+    /// The certificate that it takes the place of: its serial number, and when it ends in seconds since 1970.
+    Former(&'p str, i64),
 }
 
 impl NewCertificate<'_> {
@@ -45,15 +45,18 @@ impl NewCertificate<'_> {
 }
 
 /// Lets another machine take a host's place: the certificates of the one before are revoked, and the tokens that it has
-/// taken give it no others. Says whether it had any. `token`: the one that is taken now, if it is by one.
+/// taken give it no others. Nor do those that were given out before and that nobody has taken: whoever comes with one is late.
+/// Says whether it had any. `token`: the one that is taken now, if it is by one.
 pub(super) async fn take_place(
     work: &mut SqliteConnection,
     host: &HostName,
     token: Option<&str>,
 ) -> Result<bool, StoreError> {
     // No key has this digest. The token stays, so that it is not made again.
-    let sql = "update token set key = '' where host = ? and hash <> ? and key is not null";
-    sqlx::query(sql).bind(host.as_str()).bind(token.unwrap_or_default()).execute(&mut *work).await?;
+    let sql = "update token set key = '' where host = ? and hash <> ?
+               and (key is not null or expires <= (select expires from token where hash = ?))";
+    let token = token.unwrap_or_default();
+    sqlx::query(sql).bind(host.as_str()).bind(token).bind(token).execute(&mut *work).await?;
     let sql = "update certificate set revoked = 1 where host = ? and revoked = 0";
     Ok(sqlx::query(sql).bind(host.as_str()).execute(&mut *work).await?.rows_affected() > 0)
 }
@@ -114,7 +117,7 @@ impl Store {
     /// Takes note of a certificate, and of what the agent told of the machine. A join token is taken by the key that the
     /// certificate is for, and whoever was the host before is it no more; whoever has that key and did not hear the answer
     /// may take it again until it ends. One that is wrong, taken with another key or expired is missing, and so is a former
-    /// certificate that was revoked: its host may have been removed, and be there again as another machine.
+    /// certificate that was revoked or is another host's: its host may have been removed, and be there again as another machine.
     ///
     /// # Errors
     /// There is no such token or former certificate, or no such host any more: then nothing was noted, and the certificate
@@ -141,9 +144,11 @@ impl Store {
                     some(query.fetch_all(&mut *work).await?.len() as u64, "token", "")?;
                 }
             }
-            Proof::Former(serial) => {
-                let sql = "update certificate set revoked = 0 where serial = ? and host = ? and revoked = 0";
-                let query = sqlx::query(sql).bind(serial).bind(new.host.as_str());
+            Proof::Former(serial, not_after) => {
+                // A store that was put back from a copy does not know all of them: it does from here on.
+                let sql = "insert into certificate (serial, host, not_after, revoked) values (?, ?, ?, 0)
+                           on conflict (serial) do update set revoked = 0 where host = excluded.host and revoked = 0";
+                let query = sqlx::query(sql).bind(serial).bind(new.host.as_str()).bind(not_after);
                 some(query.execute(&mut *work).await?.rows_affected(), "certificate", serial)?;
             }
         }

@@ -195,19 +195,22 @@ async fn hosts_are_removed_all_or_none_and_certificates_go_to_hosts_that_are_the
     let (token, key) = (Digest::of(b"token"), Digest::of(b"key"));
     store.add_token(&a, &token, 100, 1).await.expect("added");
     store.add_certificate(&new("01", &a), Proof::Token(&token, &key), 1).await.expect("noted");
-    let foreign = store.add_certificate(&new("02", &b), Proof::Former("01"), 1).await;
+    let foreign = store.add_certificate(&new("02", &b), Proof::Former("01", 100), 1).await;
     assert!(matches!(foreign, Err(StoreError::Missing { .. })));
     assert!(store.remove_hosts(&[a.clone(), b.clone()]).await.is_err());
     assert!(store.host(&a).await.is_ok() && store.revoked().await.expect("read").is_empty());
-    store.add_certificate(&new("02", &a), Proof::Former("01"), 1).await.expect("renewed");
+    store.add_certificate(&new("02", &a), Proof::Former("01", 100), 1).await.expect("renewed");
     store.remove_hosts(std::slice::from_ref(&a)).await.expect("removed");
     assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
     // It is there again, and is another machine: the one before cannot renew itself into its place.
     store.add_host(&host("a", "lite")).await.expect("added");
-    let renewed = store.add_certificate(&new("03", &a), Proof::Former("02"), 1).await;
+    let renewed = store.add_certificate(&new("03", &a), Proof::Former("02", 100), 1).await;
     assert!(matches!(renewed, Err(StoreError::Missing { kind: "certificate", .. })), "{renewed:?}");
-    assert!(store.add_certificate(&new("03", &a), Proof::Former("never"), 1).await.is_err());
     assert!(store.host(&a).await.expect("there").enrolled.is_none());
+    // A store that was put back from a copy has never heard of it; it does then, and can revoke it.
+    store.add_certificate(&new("05", &a), Proof::Former("04", 100), 1).await.expect("renewed");
+    store.remove_hosts(std::slice::from_ref(&a)).await.expect("removed");
+    assert_eq!(store.revoked().await.expect("read"), ["01", "02", "04", "05"]);
 }
 
 #[tokio::test]
@@ -229,15 +232,19 @@ async fn who_takes_a_new_token_takes_the_hosts_place() {
     store.add_certificate(&new("02", &a), Proof::Token(&old, &first), 1).await.expect("it did not hear the answer");
     assert!(store.revoked().await.expect("read").is_empty() && !changes.has_changed().expect("open"));
 
-    store.add_token(&a, &young, 100, 1).await.expect("added");
+    // Nobody has come with this one.
+    let late = Digest::of(b"late");
+    store.add_token(&a, &late, 150, 1).await.expect("added");
+    store.add_token(&a, &young, 200, 1).await.expect("added");
     store.add_certificate(&new("03", &a), Proof::Token(&young, &second), 1).await.expect("noted");
     assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
     assert!(changes.has_changed().expect("open"));
     store.add_certificate(&new("04", &a), Proof::Token(&young, &second), 1).await.expect("it did not hear the answer");
-    store.add_certificate(&new("05", &a), Proof::Former("03"), 1).await.expect("renewed");
+    store.add_certificate(&new("05", &a), Proof::Former("03", 100), 1).await.expect("renewed");
     // The machine before is out, also by the token that it has taken, which is known all the same.
-    assert!(store.add_certificate(&new("06", &a), Proof::Former("02"), 1).await.is_err());
+    assert!(store.add_certificate(&new("06", &a), Proof::Former("02", 100), 1).await.is_err());
     assert!(store.add_certificate(&new("06", &a), Proof::Token(&old, &first), 1).await.is_err());
+    assert!(store.add_certificate(&new("06", &a), Proof::Token(&late, &first), 1).await.is_err(), "it comes too late");
     assert_eq!(store.knows_token(&old, 1).await.expect("read"), Some(a));
     assert_eq!(store.revoked().await.expect("read"), ["01", "02"]);
 }
@@ -366,6 +373,11 @@ async fn an_instance_that_a_provision_launched_enrols_once_as_the_host_that_it_i
     assert!(matches!(enrol("i-00000000000000001", "lite-0-0", 1).await, Err(StoreError::Conflict(_))));
     store.end_instance(&other, 100 + 34 * 86_400).await.expect("noted");
     enrol("i-00000000000000001", "lite-0-0", 1).await.expect("it is forgotten");
+    // From here on the administrator says which machine it is.
+    let (name, launched) = ("lite-0-0".parse().expect("a name"), document.pending_time.as_second());
+    store.add_token_by_hand(&name, &Digest::of(b"token"), launched + 3601, launched + 1).await.expect("added");
+    assert!(matches!(enrol("i-00000000000000003", "lite-0-0", 1).await, Err(StoreError::Conflict(_))));
+    enrol("i-00000000000000001", "lite-0-0", 1).await.expect("it is so already");
 }
 
 /// A rollout of hosts `a` and `b` of appliance `lite` from one kickstart to another, the first of which is released.
