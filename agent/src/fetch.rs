@@ -227,6 +227,9 @@ impl Client {
         if let Some(digest) = known.digest {
             request = request.header(IF_NONE_MATCH, format!("\"{digest}\""));
         }
+        if known.generation > Generation(0) {
+            request = request.header(header::GENERATION, known.generation.to_string());
+        }
         if wait > 0 {
             request = request.header("prefer", format!("wait={wait}"));
         }

@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::{SignedDuration, Timestamp};
-use rocks_common::ids::{Digest, HostName};
+use rocks_common::ids::{Digest, Generation, HostName};
 use rocks_common::limits;
 use rocks_common::wire::{
     self, EnrolRequest, EnrolResponse, Facts, JoinToken, Problem, RenewRequest, Report, header, path,
@@ -358,6 +358,8 @@ async fn body<T: serde::de::DeserializeOwned>(request: Request<Incoming>, limit:
 struct Asked {
     /// The digest that the caller has.
     known: Option<Digest>,
+    /// The highest generation that it has accepted, if it says so.
+    accepted: Option<Generation>,
     wait: Duration,
     gzip: bool,
 }
@@ -370,6 +372,7 @@ impl Asked {
         let wait = words.filter_map(|word| word.strip_prefix("wait=")).find_map(|seconds| seconds.parse::<u32>().ok());
         Self {
             known: known.parse().ok(),
+            accepted: text(header::GENERATION).parse().ok(),
             wait: Duration::from_secs(u64::from(wait.unwrap_or(0).min(wire::MAX_WAIT_SECONDS))),
             gzip: text(ACCEPT_ENCODING.as_str()).contains("gzip"),
         }
@@ -381,7 +384,7 @@ const IN_THE_MAKING: Duration = Duration::from_secs(5);
 
 async fn kickstart(public: &Arc<Public>, caller: &Caller, asked: Asked) -> Reply {
     public.metrics.polls.inc();
-    let Asked { known, wait, gzip } = asked;
+    let Asked { known, accepted, wait, gzip } = asked;
     let slot = public.service.slot(&caller.host);
     let _visit = slot.visit();
     let mut view = slot.watch();
@@ -392,6 +395,15 @@ async fn kickstart(public: &Arc<Public>, caller: &Caller, asked: Asked) -> Reply
         tokio::select! {
             () = public.service.catch_up(IN_THE_MAKING) => {}
             _ = ending.wait_for(|ending| *ending) => {}
+        }
+    }
+    if let (Some(accepted), Some(served)) = (accepted, slot.served())
+        && served.generation < accepted
+        && Some(served.body.digest) != known
+    {
+        let (service, host) = (public.service.clone(), caller.host.clone());
+        if let Err(error) = finish(async move { service.overtake(&host, accepted).await }).await {
+            return internal(&error);
         }
     }
     if !wait.is_zero() {

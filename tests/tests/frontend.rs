@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rocks_agent::fetch::{FetchError, Fetched};
+use rocks_agent::fetch::{FetchError, Fetched, Known};
 use rocks_agent::identity::{Identity, Join};
 use rocks_common::wire::{Facts, JoinToken};
 use rocks_tests::loopback::Frontend;
@@ -117,6 +117,41 @@ async fn enrolment_kickstarts_waiting_and_revocation() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("it still answers: {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_that_is_put_back_from_a_copy_goes_on_with_its_hosts() {
+    let Some(mut frontend) = Frontend::new() else { return };
+    frontend.keep_address();
+    frontend.lite();
+    let folder = tempfile::tempdir().expect("a folder");
+    let identity = enrol(folder.path(), &frontend.join("lite-0-0")).await.expect("enrolled");
+    let mut client = identity.client().expect("a client");
+    let first = client.kickstart(&Frontend::known(&identity, None), 0).await.expect("answered").expect("a kickstart");
+
+    let (state, copy) = (frontend.dir.path().join("state"), frontend.dir.path().join("copy"));
+    let copied = |from: &Path, to: &Path| cmd("cp").arg("-a").arg(from).arg(to).run().expect("copied");
+    frontend.kill();
+    copied(&state, &copy);
+    frontend.start();
+    // Of all this the copy knows nothing: a change, and a certificate.
+    frontend.ok(&["set", "appliance", "attr", "lite", "vim", "yes"]);
+    let known = Frontend::known(&identity, Some(first.digest));
+    let mut client = identity.client().expect("a client");
+    let second = client.kickstart(&known, 30).await.expect("answered").expect("a new kickstart");
+    let identity = identity.renew(Facts::default(), jiff::Timestamp::now()).await.expect("renewed");
+    frontend.kill();
+    fs::remove_dir_all(&state).expect("removed");
+    copied(&copy, &state);
+    frontend.start();
+
+    let mut client = identity.client().expect("a client");
+    let known = Known { generation: second.generation, ..Frontend::known(&identity, Some(second.digest)) };
+    let third = client.kickstart(&known, 30).await.expect("it is trusted").expect("what the copy has");
+    assert!(third.digest == first.digest && third.generation > second.generation, "{third:?}");
+    let known = Known { generation: third.generation, ..Frontend::known(&identity, Some(third.digest)) };
+    assert!(client.kickstart(&known, 0).await.expect("answered").is_none());
+    identity.renew(Facts::default(), jiff::Timestamp::now()).await.expect("renewed");
 }
 
 #[test]

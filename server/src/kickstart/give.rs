@@ -20,6 +20,8 @@ use crate::store::{Delivery, Given, Host, Owner, StoreError, Strategies};
 
 /// The attribute by which a host says that it wants to be among the first.
 pub(crate) const CANARY: &str = "canary";
+/// How far in the future (seconds) a generation may lie that a host has accepted: many changes in a short time, and a clock that was put right.
+const AHEAD: u64 = 3600;
 /// Characters of an appliance's name that stand in those of its rollouts.
 const NAME_CHARS: usize = 100;
 
@@ -246,6 +248,29 @@ impl Service {
             }
         }
         Ok(gated)
+    }
+
+    /// Gives a host what it is served once more, in a new generation, if it has accepted a higher one than that: the store was put back from
+    /// a copy, and what is older than what it has is nothing that an agent takes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn overtake(&self, host: &HostName, accepted: Generation) -> Result<(), StoreError> {
+        let mut turn = self.turn.lock().await;
+        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
+        let slot = self.slot(host);
+        // Nobody may carry all hosts' generations off into the future.
+        let is_known = accepted.0 <= now + AHEAD;
+        let Some(served) = slot.served().filter(|served| is_known && served.generation < accepted) else {
+            return Ok(());
+        };
+        self.store.next_generation(accepted.0 + 1).await?;
+        tracing::warn!(%host, "it has had generation {accepted}, of which the store knows nothing: it was put back");
+        let (target, Served { body, appliance, .. }) = (slot.target(), served);
+        let gift = Gift { host: host.clone(), slot: slot.clone(), body, appliance, generation: None };
+        self.deliver(&mut turn, vec![gift], Vec::new(), Vec::new(), Vec::new()).await?;
+        slot.want(target);
+        Ok(())
     }
 
     /// Notes gifts and what they do to rollouts, and then publishes them. Gives the generation.
