@@ -50,6 +50,15 @@ fn digest_of<T: Serialize>(value: &T) -> String {
     Digest::of(&serde_json::to_vec(value).unwrap_or_default()).short()
 }
 
+fn installs(action: &Action) -> bool {
+    matches!(action, Action::Packages(change) if !change.install.is_empty())
+}
+
+/// Whether the command that is remembered by `key` disables units: a package that brings one may enable it.
+fn disables(key: &str) -> bool {
+    key.starts_with("services ") && key.contains("--disabled=")
+}
+
 struct Sorted {
     repositories: Vec<Repository>,
     live: Vec<(String, String, super::LiveCommand)>,
@@ -188,7 +197,13 @@ impl Planner<'_> {
         let action = Action::Command(command);
         let digest = digest_of(&action);
         let reason = match self.applied.commands.get(key) {
-            Some(before) if *before == digest => return,
+            Some(before) if *before == digest => {
+                let installs = self.plan.steps.iter().any(|step| installs(&step.action));
+                if !(installs && disables(key)) {
+                    return;
+                }
+                format!("packages are installed, which may enable what is disabled at {origin}")
+            }
             Some(_) => format!("changed at {origin}"),
             None => format!("new at {origin}"),
         };
@@ -341,6 +356,13 @@ impl Applied {
         let named: BTreeSet<String> = kickstart.packages.install.iter().map(|entry| entry.spec.to_string()).collect();
         self.groups.retain(|spec| named.contains(spec));
         self.commands.retain(|key, digest| key == "repositories" || commands.get(key) == Some(digest));
+    }
+
+    /// Takes note that `step` begins. What it may undo does not count any more, also if nobody sees its end.
+    pub fn begin_step(&mut self, step: &Step) {
+        if installs(&step.action) {
+            self.commands.retain(|key, _| !disables(key));
+        }
     }
 
     /// Takes note that `step` was done; `installed` are the packages that it brought in because it was asked to.
