@@ -149,10 +149,10 @@ impl Planner<'_> {
             exclude_weak: wanted.options.iter().any(|option| option == "--exclude-weakdeps"),
             ..PackageChange::default()
         };
+        let asked = self.applied.asked(desired);
         let mut reasons: Vec<String> = Vec::new();
         for entry in &wanted.install {
-            let there =
-                observed.has(&entry.spec).unwrap_or_else(|| self.applied.groups.contains(&entry.spec.to_string()));
+            let there = observed.has(&entry.spec).unwrap_or_else(|| asked.contains(&entry.spec.to_string()));
             let excluded = change.exclude.contains(&entry.spec);
             if !there && !excluded && !change.install.contains(&entry.spec) {
                 let from = entry.origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();
@@ -330,8 +330,23 @@ impl Applied {
     /// text, or taking a section or command up again, applies it again.
     pub fn settle(&mut self, kickstart: &Kickstart) {
         self.begin(kickstart);
+        self.patterns = true;
         self.installer.get_or_insert_with(|| Self::installer_of(kickstart));
         self.kickstart = Some(kickstart.digest);
+    }
+
+    /// The groups, modules and patterns that need not be asked for. Where an agent from before noted no patterns, those of
+    /// the kickstart that it applied last count: else all machines would ask at once, when their agents are upgraded.
+    fn asked(&self, kickstart: &Kickstart) -> BTreeSet<String> {
+        let mut asked = self.groups.clone();
+        if !self.patterns && self.kickstart == Some(kickstart.digest) {
+            let packages = &kickstart.packages;
+            let excluded = |spec: &PackageSpec| packages.exclude.iter().any(|entry| entry.spec == *spec);
+            let specs = packages.install.iter().map(|entry| &entry.spec);
+            let patterns = specs.filter(|spec| matches!(spec, PackageSpec::Glob(_)) && !excluded(spec));
+            asked.extend(patterns.map(ToString::to_string));
+        }
+        asked
     }
 
     /// Takes note that `kickstart` begins to be applied. From now on the machine may be neither as it was nor as this
@@ -353,6 +368,8 @@ impl Applied {
                 commands.extend(all.into_iter().map(|(key, live)| (key, digest_of(&Action::Command(live)))));
             }
         }
+        self.groups = self.asked(kickstart);
+        self.patterns |= self.kickstart.is_some();
         let named: BTreeSet<String> = kickstart.packages.install.iter().map(|entry| entry.spec.to_string()).collect();
         self.groups.retain(|spec| named.contains(spec));
         self.commands.retain(|key, digest| key == "repositories" || commands.get(key) == Some(digest));

@@ -202,6 +202,29 @@ fn what_is_disabled_is_disabled_again_when_packages_come_that_may_enable_it() {
 }
 
 #[test]
+fn what_an_agent_from_before_applied_has_its_patterns_and_no_others() {
+    let policy = Policy::default();
+    let (old, new) = (read("%packages\njava-21*\n@web\n%end\n"), read("%packages\njava-21*\njava*\n@web\n%end\n"));
+    let (there, not) = (installed(&["java-21-headless"]), installed(&[]));
+    let json = format!("{{\"kickstart\":\"{}\",\"groups\":[\"@web\"]}}", old.digest);
+    let before: Applied = serde_json::from_str(&json).expect("read");
+    assert!(plan(&old, &before, &there, &policy).is_empty());
+    // As it does not fit, it was not installed, or is gone.
+    assert_eq!(titles(&plan(&old, &before, &not, &policy)), ["install java-21*"]);
+    // Of another kickstart nothing is known.
+    assert_eq!(titles(&plan(&new, &before, &there, &policy)), ["install java-21* java*"]);
+    // From now on they are noted, and are forgotten when they are not named.
+    let mut applied = before.clone();
+    applied.begin(&old);
+    assert_eq!(titles(&plan(&new, &applied, &there, &policy)), ["install java*"]);
+    applied.begin(&read("%packages\n@web\n%end\n"));
+    assert_eq!(titles(&plan(&old, &applied, &there, &policy)), ["install java-21*"]);
+    let mut other = before;
+    other.begin(&new);
+    assert_eq!(titles(&plan(&old, &other, &there, &policy)), ["install java-21*"]);
+}
+
+#[test]
 fn passwords_are_not_in_what_people_see() {
     let kickstart = read("rootpw --iscrypted $6$secret\nuser --name=a --password=secret\n");
     let plan = plan(&kickstart, &Applied::default(), &Inventory::default(), &Policy::default());
