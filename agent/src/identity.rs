@@ -49,7 +49,7 @@ const DOCUMENT: [&str; 2] = ["/latest/dynamic/instance-identity/document", "/lat
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who the agent is.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The frontend's address.
     pub frontend: String,
@@ -70,7 +70,7 @@ pub struct Identity {
 }
 
 /// The certificate with its key, and the CA (PEM).
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Documents {
     ca: String,
     certificate: String,

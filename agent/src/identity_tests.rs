@@ -5,12 +5,22 @@ use super::*;
 /// An answer of the frontend with a certificate for a new key, and that key.
 pub(crate) fn answer() -> (EnrolResponse, String) {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-    let certificate = CertificateParams::new(Vec::new()).expect("parameters").self_signed(&key).expect("signed").pem();
+    (answer_for(&key), key.serialize_pem())
+}
+
+/// An answer to whoever is on the way to an identity in `state`.
+pub(crate) fn answer_to(state: &Path) -> EnrolResponse {
+    let key = fs::read_to_string(state.join(FOLDER).join(PENDING)).expect("a key");
+    answer_for(&KeyPair::from_pem(&key).expect("a key"))
+}
+
+fn answer_for(key: &KeyPair) -> EnrolResponse {
+    let certificate = CertificateParams::new(Vec::new()).expect("parameters").self_signed(key).expect("signed").pem();
     let seal = rocks_common::seal::Sealer::generate().expect("a key");
     let seal_key = rocks_common::seal::Sealer::from_pkcs8(&seal).expect("a key").public();
     let not_after = "2030-01-08T00:00:00Z".parse().expect("a time");
     let host = "a-0-0".parse().expect("a name");
-    (EnrolResponse { host, ca: certificate.clone(), certificate, seal_key, not_after }, key.serialize_pem())
+    EnrolResponse { host, ca: certificate.clone(), certificate, seal_key, not_after }
 }
 
 pub(crate) fn now() -> Timestamp {

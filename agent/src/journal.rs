@@ -94,7 +94,10 @@ impl State {
                 self.generation = self.generation.max(generation);
                 self.accepted = Some(kickstart);
             }
-            Record::Begun { step } => self.open = Some(step),
+            Record::Begun { step } => {
+                self.applied.begin_step(&step);
+                self.open = Some(step);
+            }
             Record::Ended { id, state, asked, removed } => {
                 let Some(step) = self.open.take_if(|step| step.id.0 == id) else { return };
                 if state == StepState::Done {
@@ -467,6 +470,21 @@ mod tests {
         let (state, good, damaged) = replay(&lines[..]).expect("read");
         assert!(!damaged && good == lines.len() as u64 && state.open.is_none());
         assert!(state.applied.packages.is_empty() && state.applied.commands.len() == 1);
+    }
+
+    #[test]
+    fn what_packages_that_are_being_installed_may_undo_does_not_count() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = Journal::open(folder.path()).expect("opened");
+        let commands = ["services --disabled=a", "services --enabled=a", "lang"];
+        let commands = commands.map(|key| (key.to_owned(), String::new())).into();
+        journal.settled(Applied { commands, ..Applied::default() }).expect("written");
+        let install = vec![rocks_common::kickstart::PackageSpec::Package("b".into())];
+        let change = rocks_common::plan::PackageChange { install, ..Default::default() };
+        journal.begun(&Step { action: Action::Packages(change), ..step("b") }).expect("written");
+        drop(journal);
+        let state = Journal::look(folder.path()).expect("read");
+        assert_eq!(state.applied.commands.into_keys().collect::<Vec<_>>(), ["lang", "services --enabled=a"]);
     }
 
     #[test]

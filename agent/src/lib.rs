@@ -15,6 +15,7 @@ pub mod fit;
 pub mod ground;
 pub mod identity;
 pub mod imds;
+pub mod joining;
 pub mod journal;
 pub mod leftover;
 pub mod near;

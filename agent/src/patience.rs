@@ -134,7 +134,8 @@ impl Course {
         };
         let pause = pause.map(|pause| pause.max(asked.unwrap_or_default()));
         match (pause, self.left(now)) {
-            (Some(pause), Some(left)) if asked.is_none() => Some(pause.min(left)),
+            // Steps that are due and were not tried in this turn cannot be before the frontend is asked again.
+            (Some(pause), Some(left)) if asked.is_none() && !left.is_zero() => Some(pause.min(left)),
             (pause, left) => pause.or(left),
         }
     }
@@ -262,6 +263,31 @@ mod tests {
         }));
         assert!(!course.must_converge(start + Duration::from_secs(59)));
         assert!(course.must_converge(start + Duration::from_secs(76)));
+    }
+
+    #[test]
+    fn steps_that_are_due_do_not_make_a_frontend_that_cannot_be_used_be_asked_without_a_pause() {
+        let untrusted = FetchError::Untrusted { code: "bad-answer", why: String::new() };
+        let cases: [(_, _, &[u64]); 3] = [
+            (Some(Outcome::Refused), Some(&untrusted), &[10, 60, 120, 120]),
+            // A kickstart that cannot be read.
+            (Some(Outcome::Refused), None, &[10, 60, 120, 120]),
+            // Nothing is kept that could be tried.
+            (None, Some(&network()), &[1, 2, 5, 10]),
+        ];
+        for (outcome, error, pauses) in cases {
+            let (mut course, mut now) = (Course::default(), Instant::now());
+            course.take(Some(Outcome::Incomplete), None, now);
+            now += Duration::from_secs(10);
+            for from in pauses {
+                assert!(course.must_converge(now));
+                let pause = course.take(outcome, error, now);
+                assert!(seconds(*from, pause), "{outcome:?}: {pause:?}");
+                now += pause.unwrap_or_default();
+            }
+            // What was left undone is not forgotten.
+            assert!(course.is_incomplete() && course.must_converge(now));
+        }
     }
 
     #[test]

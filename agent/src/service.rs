@@ -4,7 +4,6 @@
 //! the only timers are that request's and the watchdog's.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::converge::{self, Desired, Turn};
 use crate::execute::MirrorIdentity;
 use crate::fetch::{Client, FetchError, Known};
 use crate::identity::{self, Identity, IdentityError};
+use crate::joining::{self, Search};
 use crate::journal::{Journal, JournalError};
 use crate::patience::{Course, Delay, may_ask, until_next};
 use crate::pause;
@@ -41,41 +41,6 @@ pub enum ServiceError {
     Journal(#[from] JournalError),
 }
 
-/// The identity, enrolling if there is a join document and no identity, or none that can be used any more.
-///
-/// # Errors
-/// There is neither, or the frontend cannot be reached or says no.
-pub async fn identity(config: &Config) -> Result<Identity, IdentityError> {
-    let now = Timestamp::now();
-    let known = Identity::load(&config.state)?;
-    let path = join_path(config);
-    if let Some(identity) = known.as_ref().filter(|known| known.is_usable(now) || !path.exists()) {
-        return Ok(identity.clone());
-    }
-    let made = async {
-        let join = identity::read_join(&path)?;
-        identity::enrol(&config.state, &join, identity::facts(&config.root), now).await
-    };
-    match (made.await, known) {
-        (Ok(made), _) => {
-            // The token is used up; what is left of the document is no secret, but nobody needs it either.
-            let _ = std::fs::remove_file(&path);
-            Ok(made)
-        }
-        // With a certificate that has ended what was begun can still be finished.
-        (Err(error), Some(known)) if known.client().is_ok() => {
-            log(&format!("cannot enrol again: {error}"));
-            Ok(known)
-        }
-        (Err(error), _) => Err(error),
-    }
-}
-
-/// Where a join document is put.
-fn join_path(config: &Config) -> PathBuf {
-    config.root.join("etc/rocks-agent/join.toml")
-}
-
 /// What one turn with the frontend came to.
 #[derive(Debug)]
 pub struct Turned {
@@ -84,6 +49,9 @@ pub struct Turned {
     /// Why there was none.
     pub error: Option<FetchError>,
 }
+
+/// What a frontend says that has given the host another certificate, for a join document, or has none for it any more.
+const REVOKED: &str = "certificate-revoked";
 
 /// The agent with its connection, its journal and its identity.
 pub struct Agent {
@@ -99,6 +67,9 @@ pub struct Agent {
     unkept: Option<Report>,
     /// The kickstart that was refused last because it is none.
     refused: Option<Digest>,
+    /// Whether the frontend said last that our certificate was revoked.
+    revoked: bool,
+    search: Search,
     processes: Arc<dyn Processes + Send + Sync>,
     stop: Arc<Stop>,
 }
@@ -140,7 +111,7 @@ impl Agent {
     /// No identity, or another agent is at work.
     pub async fn open(config: Config) -> Result<Self, ServiceError> {
         let journal = Journal::open(&config.state)?;
-        let identity = identity(&config).await?;
+        let identity = joining::identity(&config).await?;
         Self::with(config, identity, journal)
     }
 
@@ -158,6 +129,8 @@ impl Agent {
             in_vain: 0,
             unkept: None,
             refused: None,
+            revoked: false,
+            search: Search::default(),
             processes,
             stop: Arc::default(),
         })
@@ -193,6 +166,12 @@ impl Agent {
             Ok(Some(fetched)) => (Some(Desired::from(fetched)), None),
             Ok(None) => (None, None),
             Err(error) => (None, Some(error)),
+        };
+        self.revoked = match &error {
+            Some(FetchError::Refused { code, .. }) => code == REVOKED,
+            // Who gives no answer has not said anything else.
+            Some(FetchError::Network { .. } | FetchError::Address(_)) => self.revoked,
+            Some(FetchError::Untrusted { .. }) | None => false,
         };
         if let Some(FetchError::Untrusted { code, why }) = &error {
             let facts = identity::facts(&self.config.root);
@@ -317,17 +296,16 @@ impl Agent {
         if let Ok(client) = identity.client() {
             Arc::make_mut(&mut self.config).policy.frontend = Some(identity.frontend.clone());
             (self.client, self.identity) = (client, identity);
+            (self.revoked, self.search) = (false, Search::default());
         }
     }
 
     async fn renew_if_due(&mut self) {
         let now = Timestamp::now();
-        if self.identity.is_over(now) {
-            // Only a new join document helps, or whoever has enrolled by hand meanwhile.
-            match identity(&self.config).await {
-                Ok(identity) if !identity.is_over(now) => self.become_new(identity),
-                Ok(_) => {}
-                Err(error) => log(&format!("cannot enrol again: {error}")),
+        if self.revoked || self.identity.is_over(now) {
+            // It cannot be renewed: only another one helps.
+            if let Some(identity) = self.search.find(&self.config, &self.identity).await {
+                self.become_new(identity);
             }
             return;
         }
@@ -444,19 +422,20 @@ impl Agent {
 
 /// What is in the way with the frontend, for people; what cannot be trusted is in the report of its own.
 fn in_the_way(error: Option<&FetchError>, identity: &Identity, now: Timestamp) -> Option<Finding> {
+    let host = &identity.host;
+    let join = format!("`rocks report host join {host}` gives a new join document, for /etc/rocks-agent/join.toml");
     match error? {
         FetchError::Untrusted { .. } => None,
         // Whatever the network makes of it: it is only this.
         error if identity.is_over(now) => {
             let message = format!("its certificate has ended, at {}: {error}", identity.not_after);
-            let mut found = finding("certificate-ended", "certificate", message);
-            let host = &identity.host;
-            found.hint = Some(format!(
-                "`rocks report host join {host}` gives a new join document, for /etc/rocks-agent/join.toml"
-            ));
-            Some(found)
+            Some(Finding { hint: Some(join), ..finding("certificate-ended", "certificate", message) })
         }
-        error @ FetchError::Refused { code, .. } => Some(finding(code, "frontend", error.to_string())),
+        error @ FetchError::Refused { code, .. } => {
+            let hint = (code == REVOKED)
+                .then(|| format!("another machine may be {host} now; if it is to be this one, {join}"));
+            Some(Finding { hint, ..finding(code, "frontend", error.to_string()) })
+        }
         error => Some(finding("frontend-unreachable", "frontend", error.to_string())),
     }
 }

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+use std::time::SystemTime;
 
 use rocks_common::ids::Generation;
 use rocks_common::wire::Facts;
@@ -10,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::process::{Finished, Task};
 
-/// A frontend that notes what it is asked, and answers with the next of what it is to say; with the last again and
-/// again.
+/// A frontend that notes what it is asked, and answers with the next of what it is to say, a status and perhaps a body
+/// in the next line; with the last again and again.
 struct Frontend {
     port: u16,
     ca: String,
@@ -66,7 +67,9 @@ impl Frontend {
                 let mut says = says.lock().ok()?;
                 if says.len() > 1 { says.remove(0) } else { says[0] }
             };
-            stream.write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.ok()?;
+            let (line, body) = answer.split_once('\n').unwrap_or((answer, ""));
+            let head = format!("HTTP/1.1 {line}\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + body).as_bytes()).await.ok()?;
         }
     }
 
@@ -190,14 +193,71 @@ async fn a_join_document_counts_when_the_certificate_has_ended_and_not_before() 
     let root = tempfile::tempdir().expect("a folder");
     let config = Config::load(root.path(), None, None).expect("no files");
     let (now, hour) = (Timestamp::now(), jiff::SignedDuration::from_hours(1));
-    let path = join_path(&config);
+    let path = joining::join_path(&config);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
     std::fs::write(&path, "nonsense").expect("written");
     identity::sample::keep(&config.state, now - hour, now + hour);
-    assert!(!identity(&config).await.expect("it is used").is_over(now));
+    assert!(!joining::identity(&config).await.expect("it is used").is_over(now));
     // It is looked at, and what cannot be used is no reason to have no identity.
     identity::sample::keep(&config.state, now - hour * 2, now - hour);
-    assert!(identity(&config).await.expect("the old one").is_over(now));
+    assert!(joining::identity(&config).await.expect("the old one").is_over(now));
     std::fs::remove_dir_all(config.state.join(identity::FOLDER)).expect("removed");
-    assert!(matches!(identity(&config).await, Err(IdentityError::Bad { .. })));
+    assert!(matches!(joining::identity(&config).await, Err(IdentityError::Bad { .. })));
+}
+
+const GONE: &str = "403 Forbidden\n{\"code\": \"certificate-revoked\", \"title\": \"it was revoked\", \"status\": 403}";
+
+#[tokio::test]
+async fn whose_certificate_was_revoked_takes_the_identity_that_was_enrolled_by_hand() {
+    let root = tempfile::tempdir().expect("a folder");
+    let frontend = Frontend::new(&["304 Not Modified", GONE]).await;
+    let mut agent = frontend.agent(root.path());
+    let (now, hour) = (Timestamp::now(), jiff::SignedDuration::from_hours(1));
+    let address = format!("https://127.0.0.1:{}", frontend.port);
+    let made = identity::sample::at(&agent.config.state, &address, &frontend.ca, now, now + hour);
+    // As long as ours holds it counts.
+    assert!(agent.turn(0, false).await.expect("written").error.is_none());
+    agent.renew_if_due().await;
+    assert!(agent.identity != made);
+    let turned = agent.turn(0, false).await.expect("written");
+    let found = in_the_way(turned.error.as_ref(), &agent.identity, now).expect("something is");
+    assert_eq!(found.code, REVOKED);
+    assert!(found.hint.is_some_and(|hint| hint.contains("rocks report host join a-0-0")));
+    agent.renew_if_due().await;
+    assert!(agent.identity == made && !agent.revoked);
+}
+
+#[tokio::test]
+async fn whose_certificate_was_revoked_takes_a_join_document_and_tries_one_that_is_refused_again_only_later() {
+    let root = tempfile::tempdir().expect("a folder");
+    let refused = "403 Forbidden\n{\"code\": \"token-refused\", \"title\": \"no\", \"status\": 403}";
+    let frontend = Frontend::new(&[GONE, refused]).await;
+    let mut agent = frontend.agent(root.path());
+    let path = joining::join_path(&agent.config);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+    let text = format!("frontend = 'https://127.0.0.1:{}'\ntoken = 't'\nca = '''{}'''\n", frontend.port, frontend.ca);
+    let put = |age| {
+        std::fs::write(&path, &text).expect("written");
+        let file = std::fs::File::options().write(true).open(&path).expect("opened");
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("set");
+    };
+    put(60);
+    let before = agent.identity.clone();
+    agent.renew_if_due().await;
+    assert!(frontend.asked().is_empty());
+    agent.turn(0, false).await.expect("written");
+    for _ in 0..3 {
+        agent.renew_if_due().await;
+    }
+    // Its token may be used up: it is not shown again and again.
+    assert_eq!(frontend.asked(), ["get /api/v1/kickstart", "post /api/v1/enrol"]);
+    assert!(agent.identity == before && agent.revoked);
+    // Another document is no reason to wait.
+    put(0);
+    let given = identity::sample::answer_to(&agent.config.state);
+    let given = rocks_common::wire::EnrolResponse { ca: frontend.ca.clone(), ..given };
+    frontend.say(&[format!("200 OK\n{}", serde_json::to_string(&given).expect("json")).leak()]);
+    agent.renew_if_due().await;
+    assert_eq!(frontend.asked(), ["post /api/v1/enrol"]);
+    assert!(agent.identity != before && !agent.revoked && !path.exists());
 }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::converge::{self, Turn};
 use crate::fetch::FetchError;
 use crate::identity::{self, IdentityError};
+use crate::joining;
 use crate::journal::{Journal, JournalError};
 use crate::output::{self, Output};
 use crate::process::System;
@@ -68,7 +69,7 @@ pub(super) fn status(config: &Config, format: Format, output: &mut Output<'_>) -
 pub(super) fn enrol(config: &Config, join: Option<&Path>, output: &mut Output<'_>) -> u8 {
     let work = async {
         match join {
-            None => service::identity(config).await,
+            None => joining::identity(config).await,
             Some(path) => {
                 let join = identity::read_join(path).map_err(|error| match error {
                     IdentityError::NotEnrolled => IdentityError::NoFile(path.to_path_buf()),
@@ -93,7 +94,7 @@ pub(super) fn enrol(config: &Config, join: Option<&Path>, output: &mut Output<'_
 
 /// The identity of this machine; it enrols if it has none yet.
 pub(super) fn identity(config: &Config, output: &mut Output<'_>) -> Result<identity::Identity, u8> {
-    match block(output, service::identity(config))? {
+    match block(output, joining::identity(config))? {
         Ok(identity) => Ok(identity),
         Err(error) => Err(failure(&error.into(), output)),
     }
@@ -211,7 +212,7 @@ pub(super) fn converge(config: Config, format: Format, output: &mut Output<'_>) 
 
 pub(super) fn plan(config: Config, diff: bool, format: Format, output: &mut Output<'_>) -> u8 {
     let work = async {
-        let identity = service::identity(&config).await?;
+        let identity = joining::identity(&config).await?;
         let known = crate::fetch::Known {
             digest: None,
             generation: rocks_common::ids::Generation::default(),

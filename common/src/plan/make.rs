@@ -50,6 +50,15 @@ fn digest_of<T: Serialize>(value: &T) -> String {
     Digest::of(&serde_json::to_vec(value).unwrap_or_default()).short()
 }
 
+fn installs(action: &Action) -> bool {
+    matches!(action, Action::Packages(change) if !change.install.is_empty())
+}
+
+/// Whether the command that is remembered by `key` disables units: a package that brings one may enable it.
+fn disables(key: &str) -> bool {
+    key.starts_with("services ") && key.contains("--disabled=")
+}
+
 struct Sorted {
     repositories: Vec<Repository>,
     live: Vec<(String, String, super::LiveCommand)>,
@@ -140,10 +149,10 @@ impl Planner<'_> {
             exclude_weak: wanted.options.iter().any(|option| option == "--exclude-weakdeps"),
             ..PackageChange::default()
         };
+        let asked = self.applied.asked(desired);
         let mut reasons: Vec<String> = Vec::new();
         for entry in &wanted.install {
-            let there =
-                observed.has(&entry.spec).unwrap_or_else(|| self.applied.groups.contains(&entry.spec.to_string()));
+            let there = observed.has(&entry.spec).unwrap_or_else(|| asked.contains(&entry.spec.to_string()));
             let excluded = change.exclude.contains(&entry.spec);
             if !there && !excluded && !change.install.contains(&entry.spec) {
                 let from = entry.origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();
@@ -188,7 +197,13 @@ impl Planner<'_> {
         let action = Action::Command(command);
         let digest = digest_of(&action);
         let reason = match self.applied.commands.get(key) {
-            Some(before) if *before == digest => return,
+            Some(before) if *before == digest => {
+                let installs = self.plan.steps.iter().any(|step| installs(&step.action));
+                if !(installs && disables(key)) {
+                    return;
+                }
+                format!("packages are installed, which may enable what is disabled at {origin}")
+            }
             Some(_) => format!("changed at {origin}"),
             None => format!("new at {origin}"),
         };
@@ -315,8 +330,23 @@ impl Applied {
     /// text, or taking a section or command up again, applies it again.
     pub fn settle(&mut self, kickstart: &Kickstart) {
         self.begin(kickstart);
+        self.patterns = true;
         self.installer.get_or_insert_with(|| Self::installer_of(kickstart));
         self.kickstart = Some(kickstart.digest);
+    }
+
+    /// The groups, modules and patterns that need not be asked for. Where an agent from before noted no patterns, those of
+    /// the kickstart that it applied last count: else all machines would ask at once, when their agents are upgraded.
+    fn asked(&self, kickstart: &Kickstart) -> BTreeSet<String> {
+        let mut asked = self.groups.clone();
+        if !self.patterns && self.kickstart == Some(kickstart.digest) {
+            let packages = &kickstart.packages;
+            let excluded = |spec: &PackageSpec| packages.exclude.iter().any(|entry| entry.spec == *spec);
+            let specs = packages.install.iter().map(|entry| &entry.spec);
+            let patterns = specs.filter(|spec| matches!(spec, PackageSpec::Glob(_)) && !excluded(spec));
+            asked.extend(patterns.map(ToString::to_string));
+        }
+        asked
     }
 
     /// Takes note that `kickstart` begins to be applied. From now on the machine may be neither as it was nor as this
@@ -338,9 +368,18 @@ impl Applied {
                 commands.extend(all.into_iter().map(|(key, live)| (key, digest_of(&Action::Command(live)))));
             }
         }
+        self.groups = self.asked(kickstart);
+        self.patterns |= self.kickstart.is_some();
         let named: BTreeSet<String> = kickstart.packages.install.iter().map(|entry| entry.spec.to_string()).collect();
         self.groups.retain(|spec| named.contains(spec));
         self.commands.retain(|key, digest| key == "repositories" || commands.get(key) == Some(digest));
+    }
+
+    /// Takes note that `step` begins. What it may undo does not count any more, also if nobody sees its end.
+    pub fn begin_step(&mut self, step: &Step) {
+        if installs(&step.action) {
+            self.commands.retain(|key, _| !disables(key));
+        }
     }
 
     /// Takes note that `step` was done; `installed` are the packages that it brought in because it was asked to.

@@ -288,6 +288,8 @@ pub struct Applied {
     /// The groups, modules and patterns that were installed: whether all of them is there cannot be seen in the package
     /// database.
     pub groups: BTreeSet<String>,
+    /// Whether `groups` has the patterns, too: agents from before noted none.
+    pub patterns: bool,
     /// What only an installer can do, as it was when the machine was made or first seen: command → its lines.
     pub installer: Option<BTreeMap<String, Vec<String>>>,
 }

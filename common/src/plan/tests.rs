@@ -177,6 +177,54 @@ fn what_cannot_be_seen_is_asked_for_once_and_again_when_it_is_taken_up_again() {
 }
 
 #[test]
+fn what_is_disabled_is_disabled_again_when_packages_come_that_may_enable_it() {
+    let policy = Policy::default();
+    let services = "lang a\nservices --disabled=kdump\nservices --enabled=sshd\n";
+    let old = read(services);
+    let mut applied = Applied::all_of(&old, &policy);
+    let new = read(&format!("{services}%packages\nkexec-tools\n%end\n"));
+    let next = plan(&new, &applied, &installed(&[]), &policy);
+    assert_eq!(titles(&next), ["install kexec-tools", "disable kdump"]);
+    assert_eq!(next.steps[1].reason, "packages are installed, which may enable what is disabled at `services`, line 2");
+    assert_eq!(next.steps[1].after, [next.steps[0].id.clone()]);
+    // They came, and nobody saw the end of it.
+    applied.begin(&new);
+    applied.begin_step(&next.steps[0]);
+    let there = installed(&["kexec-tools"]);
+    assert_eq!(titles(&plan(&new, &applied, &there, &policy)), ["disable kdump"]);
+    next.steps.iter().for_each(|step| applied.record(step, &[]));
+    applied.settle(&new);
+    assert!(plan(&new, &applied, &there, &policy).is_empty());
+    // Packages that go enable nothing.
+    let remove = Policy { remove_packages: true, ..policy };
+    let applied = Applied { packages: ["kexec-tools".to_owned()].into(), ..applied };
+    assert_eq!(titles(&plan(&old, &applied, &there, &remove)), ["remove kexec-tools"]);
+}
+
+#[test]
+fn what_an_agent_from_before_applied_has_its_patterns_and_no_others() {
+    let policy = Policy::default();
+    let (old, new) = (read("%packages\njava-21*\n@web\n%end\n"), read("%packages\njava-21*\njava*\n@web\n%end\n"));
+    let (there, not) = (installed(&["java-21-headless"]), installed(&[]));
+    let json = format!("{{\"kickstart\":\"{}\",\"groups\":[\"@web\"]}}", old.digest);
+    let before: Applied = serde_json::from_str(&json).expect("read");
+    assert!(plan(&old, &before, &there, &policy).is_empty());
+    // As it does not fit, it was not installed, or is gone.
+    assert_eq!(titles(&plan(&old, &before, &not, &policy)), ["install java-21*"]);
+    // Of another kickstart nothing is known.
+    assert_eq!(titles(&plan(&new, &before, &there, &policy)), ["install java-21* java*"]);
+    // From now on they are noted, and are forgotten when they are not named.
+    let mut applied = before.clone();
+    applied.begin(&old);
+    assert_eq!(titles(&plan(&new, &applied, &there, &policy)), ["install java*"]);
+    applied.begin(&read("%packages\n@web\n%end\n"));
+    assert_eq!(titles(&plan(&old, &applied, &there, &policy)), ["install java-21*"]);
+    let mut other = before;
+    other.begin(&new);
+    assert_eq!(titles(&plan(&old, &other, &there, &policy)), ["install java-21*"]);
+}
+
+#[test]
 fn passwords_are_not_in_what_people_see() {
     let kickstart = read("rootpw --iscrypted $6$secret\nuser --name=a --password=secret\n");
     let plan = plan(&kickstart, &Applied::default(), &Inventory::default(), &Policy::default());
@@ -188,7 +236,7 @@ fn kickstarts() -> impl Strategy<Value = String> {
         "lang [ab]",
         "timezone [AB]",
         "rootpw [ab]",
-        "services --enabled=[ab]",
+        "services --(en|dis)abled=[ab]",
         "user --name=[ab] --uid=[12]",
         "url --url=http://[ab]/",
         "part / --size=[12]",
