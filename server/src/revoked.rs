@@ -72,17 +72,7 @@ mod tests {
         let (name, node, membership) = ("lite".parse().expect("a name"), "lite".to_owned(), "Lite".to_owned());
         store.add_appliance(&Appliance { name, node, membership }).await.expect("added");
         let name: HostName = "lite-0-0".parse().expect("a name");
-        let host = Host {
-            name: name.clone(),
-            appliance: "lite".parse().expect("a name"),
-            arch: "x86_64".to_owned(),
-            os: "linux".to_owned(),
-            rack: 0,
-            rank: 0,
-            facts: None,
-            enrolled: None,
-            last: None,
-        };
+        let host = Host::new(name.clone(), "lite".parse().expect("a name"), "x86_64");
         store.add_host(&host).await.expect("added");
         let (token, key, facts) = (Digest::of(b"token"), Digest::of(b"key"), Facts::default());
         store.add_token(&name, &token, 100, 1).await.expect("added");

@@ -168,17 +168,8 @@ async fn find_appliance(admin: &Admin, text: &str) -> Result<ApplianceName, Fail
 
 pub(super) async fn add_host(State(admin): State<Admin>, Input(new): Input<NewHost>) -> Answer {
     let appliance = find_appliance(&admin, &new.appliance).await?;
-    let host = Host {
-        name: new.name.clone(),
-        appliance,
-        arch: new.arch.unwrap_or_else(|| "x86_64".to_owned()),
-        os: new.os.unwrap_or_else(|| "linux".to_owned()),
-        rack: new.rack,
-        rank: new.rank,
-        facts: None,
-        enrolled: None,
-        last: None,
-    };
+    let plain = Host::new(new.name.clone(), appliance, new.arch.as_deref().unwrap_or("x86_64"));
+    let host = Host { os: new.os.unwrap_or(plain.os), rack: new.rack, rank: new.rank, ..plain };
     admin.store.add_host(&host).await?;
     join_document(&admin, &new.name).await
 }

@@ -247,23 +247,9 @@ mod tests {
     use rocks_common::wire::Outcome;
 
     use super::*;
-    use crate::rollout::machine::{Concerned, Sight, Start};
+    use crate::rollout::gate::tests::All;
+    use crate::rollout::machine::{Concerned, Start};
     use crate::rollout::strategy::Strategy;
-    use crate::rollout::wave::Presence;
-
-    struct All;
-
-    impl Sight for All {
-        fn presence(&self, _: &HostName) -> Presence {
-            Presence::Here
-        }
-        fn came(&self, _: &HostName, _: Timestamp) -> bool {
-            true
-        }
-        fn last(&self, _: &HostName) -> Option<(Digest, Outcome)> {
-            None
-        }
-    }
 
     #[test]
     fn hosts_that_report_the_opposite_of_each_other_are_news() {

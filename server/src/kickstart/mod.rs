@@ -355,17 +355,7 @@ impl Service {
     /// See [`RenderError`].
     pub async fn of_appliance(&self, appliance: &ApplianceName, arch: &str) -> Result<String, RenderError> {
         let name = HostName::new("localhost").map_err(|error| RenderError::Problems(error.to_string()))?;
-        let host = Host {
-            name,
-            appliance: appliance.clone(),
-            arch: arch.to_owned(),
-            os: "linux".to_owned(),
-            rack: 0,
-            rank: 0,
-            facts: None,
-            enrolled: None,
-            last: None,
-        };
+        let host = Host::new(name, appliance.clone(), arch);
         let (attributes, root) = self.attributes_and_root_of(&host).await?;
         let made = self.make(attributes, root).await?;
         generate::kickstart(&made.profile).map_err(|problems| RenderError::Problems(problems.render()))

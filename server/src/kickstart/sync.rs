@@ -213,17 +213,7 @@ mod tests {
     use crate::store::{Appliance, Host, NewCertificate, Owner, Proof, Roll, Store};
 
     fn host(name: &str) -> Host {
-        Host {
-            name: name.parse().expect("a name"),
-            appliance: "lite".parse().expect("a name"),
-            arch: "x86_64".to_owned(),
-            os: "linux".to_owned(),
-            rack: 0,
-            rank: 0,
-            facts: None,
-            enrolled: None,
-            last: None,
-        }
+        Host::new(name.parse().expect("a name"), "lite".parse().expect("a name"), "x86_64")
     }
 
     /// A service without hosts, and its store, with an appliance and the rolls that it needs.

@@ -205,17 +205,7 @@ mod tests {
     }
 
     fn host() -> Host {
-        Host {
-            name: "a".parse().unwrap(),
-            appliance: "a".parse().unwrap(),
-            arch: "x86_64".to_owned(),
-            os: "linux".to_owned(),
-            rack: 0,
-            rank: 0,
-            facts: None,
-            enrolled: None,
-            last: None,
-        }
+        Host::new("a".parse().unwrap(), "a".parse().unwrap(), "x86_64")
     }
 
     #[test]

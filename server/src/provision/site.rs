@@ -131,17 +131,7 @@ impl Frontend {
             Err(StoreError::Missing { .. }) => {}
             Err(error) => return Err(stored(error)),
         }
-        let new = Host {
-            name: host.clone(),
-            appliance: record.order.appliance.clone(),
-            arch: rpm_arch(&record.order.architecture).to_owned(),
-            os: "linux".to_owned(),
-            rack: 0,
-            rank: 0,
-            facts: None,
-            enrolled: None,
-            last: None,
-        };
+        let new = Host::new(host.clone(), record.order.appliance.clone(), rpm_arch(&record.order.architecture));
         self.store.add_host(&new).await.map_err(stored)?;
         Ok(None)
     }

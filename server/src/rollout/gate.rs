@@ -68,4 +68,4 @@ pub fn decide(cases: &[Case<'_>], latest: Option<&Rollout>, has_strategy: bool) 
 
 #[cfg(test)]
 #[path = "gate_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,8 @@ use crate::rollout::machine::{Concerned, Event, Sight, Start};
 use crate::rollout::strategy::Strategy;
 use crate::rollout::wave::Presence;
 
-struct All;
+/// Sees that all hosts are here and have come.
+pub(crate) struct All;
 
 impl Sight for All {
     fn presence(&self, _: &HostName) -> Presence {

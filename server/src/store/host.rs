@@ -43,6 +43,24 @@ pub struct Host {
     pub last: Option<LastReport>,
 }
 
+impl Host {
+    /// One that nobody has heard of yet: Linux, at the first place of the first rack.
+    #[must_use]
+    pub fn new(name: HostName, appliance: ApplianceName, arch: &str) -> Self {
+        Self {
+            name,
+            appliance,
+            arch: arch.to_owned(),
+            os: "linux".to_owned(),
+            rack: 0,
+            rank: 0,
+            facts: None,
+            enrolled: None,
+            last: None,
+        }
+    }
+}
+
 /// A host's last report in short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastReport {

@@ -12,17 +12,7 @@ fn appliance(name: &str) -> Appliance {
 }
 
 fn host(name: &str, appliance: &str) -> Host {
-    Host {
-        name: name.parse().expect("name"),
-        appliance: appliance.parse().expect("name"),
-        arch: "x86_64".into(),
-        os: "linux".into(),
-        rack: 0,
-        rank: 0,
-        facts: None,
-        enrolled: None,
-        last: None,
-    }
+    Host::new(name.parse().expect("name"), appliance.parse().expect("name"), "x86_64")
 }
 
 fn setting(owner: Owner, value: &str) -> Setting {
